@@ -1,0 +1,286 @@
+"""The Protocols between the inside and the outside. Drivers implement them; the simulator implements them again.
+
+Blocking ports (Cloud, Bus) are called in threads, never on the event loop. Every call has a deadline. An error is a
+`DriverError` when the effect certainly did not happen, and `Unanswered` when that is unknown (S9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from ha_agent.model import (
+    Answer,
+    ComputeService,
+    Health,
+    Migration,
+    Notification,
+    Power,
+    Presence,
+    Reading,
+    Server,
+    Value,
+)
+
+
+class Clock(Protocol):
+    """Time. `now()`: CLOCK_BOOTTIME seconds, for all durations; `wall()`: Unix seconds, display only; `boot_id()`: of this machine."""
+
+    def now(self) -> float: ...
+    def wall(self) -> float: ...
+    def boot_id(self) -> str: ...
+
+
+class Random(Protocol):
+    """Randomness. `uuid()`: a UUIDv4 string; `uniform(a, b)`: for jitter; `nonce()`: 32 hexadecimal digits."""
+
+    def uuid(self) -> str: ...
+    def uniform(self, low: float, high: float) -> float: ...
+    def nonce(self) -> str: ...
+
+
+# --- store -------------------------------------------------------------------------------------------------------------
+
+
+class Document(Value):
+    """A stored document. `revision` grows with every write of its key; 0 means that it does not exist."""
+
+    kind: str
+    key: str
+    body: bytes
+    revision: int
+
+
+class Put(Value):
+    """Write a document. `expect`: the revision it must have now (0: must not exist); None: whatever it is."""
+
+    kind: str
+    key: str
+    body: bytes
+    expect: int | None = None
+
+
+class Delete(Value):
+    """Remove a document; absent is fine."""
+
+    kind: str
+    key: str
+
+
+class Lease(Value):
+    """Who may act. `epoch` grows with every election. `changes` grows with every renewal: a taker watches it stand still for
+    one full lease before it takes over. `lease_s`: how long it holds after its last renewal."""
+
+    owner: str
+    epoch: int
+    changes: int
+    lease_s: float
+    released: bool = False
+
+
+class Store(Protocol):
+    """Versioned documents, the lease and its epoch behind one interface. Blocking, quick. Raises StoreError and its kinds."""
+
+    @property
+    def store_id(self) -> str:
+        """A UUIDv4 made with the store; tells this store from any other."""
+
+    def get(self, kind: str, key: str) -> Document | None: ...
+    def list(self, kind: str, limit: int = 10_000) -> Sequence[Document]: ...
+
+    def commit(self, epoch: int | None, writes: Sequence[Put | Delete]) -> None:
+        """All writes or none, durable on return. With `epoch`, only while it is the newest one and its lease not released.
+
+        Raises LeaseLost, Conflict, StoreFull, StoreLocked, StoreCorrupt.
+        """
+
+    def read_lease(self) -> Lease | None: ...
+
+    def take_lease(self, owner: str, lease_s: float, seen: Lease | None) -> Lease:
+        """A new epoch for `owner`, if the stored lease still equals `seen`. The caller has watched it for one full lease (or it
+        was released). Raises Conflict."""
+
+    def renew_lease(self, owner: str, epoch: int) -> Lease:
+        """Raises LeaseLost where another epoch has begun."""
+
+    def release_lease(self, owner: str, epoch: int) -> None:
+        """Clean hand-over: a taker need not wait."""
+
+    def close(self) -> None: ...
+
+
+# --- fencing -----------------------------------------------------------------------------------------------------------
+
+
+class Fencer(Protocol):
+    """Drives the fencing devices of all hosts. One host's slow device never delays another host."""
+
+    def levels(self, host: str) -> int:
+        """How many levels the host has."""
+
+    async def off(self, host: str, level: int, deadline_s: float) -> Sequence[Reading]:
+        """Sends off to every device of the level, then reads until each read off twice or the deadline. Returns the readings taken
+        after the sending (at least the last two of each device where it answered). Success is only what was read. An error of a device is
+        a Reading with power UNKNOWN and its error. The attempt (its processes) is dead when this returns or is cancelled."""
+
+    async def read(self, host: str, level: int, deadline_s: float) -> Sequence[Reading]:
+        """One reading of every device of the level."""
+
+    async def on(self, host: str, level: int, deadline_s: float) -> Sequence[Reading]:
+        """Sends on, reads until on or the deadline."""
+
+    async def cancel(self, host: str) -> None:
+        """No attempt on this host is alive when it returns."""
+
+    async def close(self) -> None: ...
+
+
+class PowerDevice(Protocol):
+    """One driver's connection to one device, inside a worker process that can be killed. Blocking; raises DriverError."""
+
+    def read(self) -> Power: ...
+    def off(self) -> None: ...
+    def on(self) -> None: ...
+    def machine(self) -> str: ...
+
+
+# --- recovery ----------------------------------------------------------------------------------------------------------
+
+
+class Cloud(Protocol):
+    """Nova, as we use it. Blocking, thread-safe, every call bounded by a time-out. Raises DriverError or Unanswered; a 4xx answer to
+    a change is a DriverError, a 5xx or a lost answer to a change is Unanswered."""
+
+    def services(self) -> Sequence[ComputeService]: ...
+
+    def force_down(self, host: str, value: bool) -> None:
+        """Sets the flag where it differs, and reads it back."""
+
+    def servers(self, host: str) -> Sequence[Server]:
+        """Every server of the host, all projects, all pages."""
+
+    def migrations(self, host: str) -> Sequence[Migration]:
+        """Every migration record that names the host as source or destination, newest first."""
+
+    def evacuations(self, source: str) -> Sequence[Migration]:
+        """The evacuation records off the host, newest first."""
+
+    def unfinished_evacuations(self) -> Sequence[Migration]:
+        """Evacuation records anywhere that are accepted or pre-migrating: a server of ours may have been started there."""
+
+    def evacuate(self, server: str, host: str) -> None:
+        """Looks first: raises DriverError where the server is not on `host` any more, or an unfinished evacuation of it exists."""
+
+    def start(self, server: str) -> None: ...
+    def stop(self, server: str) -> None: ...
+    def reboot(self, server: str) -> None: ...
+
+    def api_max_s(self) -> float:
+        """The longest that a request whose answer was lost may still take effect."""
+
+
+# --- heartbeat ---------------------------------------------------------------------------------------------------------
+
+
+class Observation(Value, tag=True):
+    """What a detector saw. `at`: boottime seconds of the controller."""
+
+    host: str
+    at: float
+
+
+class Heartbeat(Observation):
+    """A frame of the host's remote. `boot_id`: of its kernel; `started_s`: seconds since its remote started; `waiting_gate`: its
+    nova-compute waits at the gate."""
+
+    boot_id: str
+    seq: int = 0
+    started_s: float = 0.0
+    nova_compute: Health = Health.UNKNOWN
+    libvirt: Health = Health.UNKNOWN
+    waiting_gate: bool = False
+    rtt_s: float = 0.0
+    machine: str = ""
+
+
+class Disconnected(Observation):
+    """The connection to the host's remote ended or could not be made. `answered`: its kernel answered TCP (a refusal counts)."""
+
+    answered: bool
+    error: str = ""
+
+
+class ProbeAnswered(Observation):
+    """A witness's word on `host`. `nonce` names the round; `boot_id` where the answer is signed."""
+
+    witness: str
+    nonce: str
+    answer: Answer
+    boot_id: str = ""
+
+
+class PowerSeen(Observation):
+    """The host's fencing level 1 was read during suspicion."""
+
+    readings: tuple[Reading, ...] = ()
+
+
+class NovaSeen(Observation):
+    """Nova's row of the host was read; None: Nova could not be read, or has no such row."""
+
+    service: ComputeService | None = None
+
+
+class Reported(Observation):
+    """Somebody outside says that the host failed. It makes a suspect, never evidence."""
+
+    source: str
+    text: str = ""
+
+
+class ForeignClaim(Observation):
+    """The host's remote knows another controller with another store or a newer epoch."""
+
+    controller: str
+    store_id: str
+    epoch: int
+
+
+AnyObservation = Heartbeat | Disconnected | ProbeAnswered | PowerSeen | NovaSeen | Reported | ForeignClaim
+
+
+class Monitor(Protocol):
+    """Keeps one connection to every host's remote, and reports Observations through the callback it was made with."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+    def probe(self, witness: str, target: str, nonce: str, deadline_s: float) -> None:
+        """Asks `witness` to reach `target`; a ProbeAnswered always follows (FAILED if the witness cannot be asked)."""
+
+    async def open_gate(self, host: str, boot_id: str, deadline_s: float) -> None:
+        """The host's nova-compute may start in this boot. Returns when its remote has acknowledged and stored it. Raises DriverError."""
+
+    async def domain(self, host: str, server: str, deadline_s: float) -> Presence:
+        """Asks the host's remote whether it has the server's domain."""
+
+
+class GuestSource(Protocol):
+    """The host's guests, as its remote sees them."""
+
+    def present(self, server: str) -> bool | None: ...
+    def health(self) -> Health: ...
+
+
+# --- notifications -----------------------------------------------------------------------------------------------------
+
+
+class Bus(Protocol):
+    """Where notifications go. Blocking; raises DriverError or Unanswered. At least once: a repeat has the same ids."""
+
+    def publish(self, notification: Notification) -> None: ...
+    def close(self) -> None: ...
+
+
+Observer = Callable[[AnyObservation], None]
+Labels = Mapping[str, str]

@@ -1,0 +1,40 @@
+"""L1: how long silence lasts until an alarm, and until evidence. Pure arithmetic, printed by `config check` and asserted by the simulator.
+
+    silence to alarm            = down_after_s + probe_timeout_s + LOOP_SLACK_S
+    silence to evidence, level k = down_after_s + OFF_SLACK_S + k * attempt_s
+
+At `down_after_s` of silence the last round of witnesses may just have begun; it ends within `probe_timeout_s`. From the verdict to
+the first off command pass at most OFF_SLACK_S. Each level that fails costs its whole attempt, and the level that works may need its
+whole attempt too. The bounds hold for a controller that leads, is armed, and is below the storm limit; a take-over adds one lease and
+one full window. Evidence of a hung host comes `hung_patience_s` later, for that is how long Nova's view must stand still.
+"""
+
+from __future__ import annotations
+
+from ha_agent.policy import HostPolicy, Policy
+
+LOOP_SLACK_S = 1.0  # one turn of the loop, and its journal write
+OFF_SLACK_S = 1.0  # verdict, journal write, lease read, sending
+
+
+def host_bounds(host: HostPolicy) -> tuple[float, list[float]]:
+    """Seconds of silence until an alarm, and until evidence by each level, for one host."""
+    detection, fencing = host.detection, host.fencing
+    alarm = detection.down_after_s + detection.probe_timeout_s + LOOP_SLACK_S
+    first = detection.down_after_s + OFF_SLACK_S
+    return alarm, [first + (level + 1) * fencing.attempt_s for level in range(fencing.levels)]
+
+
+def bounds(policy: Policy) -> tuple[float, list[float]]:
+    """The same for the whole policy: the worst of its hosts. Level k of the list is the worst among the hosts that have that level."""
+    alarm = 0.0
+    evidence: list[float] = []
+    for host in policy.hosts.values():
+        host_alarm, host_evidence = host_bounds(host)
+        alarm = max(alarm, host_alarm)
+        for level, seconds in enumerate(host_evidence):
+            if level == len(evidence):
+                evidence.append(seconds)
+            else:
+                evidence[level] = max(evidence[level], seconds)
+    return alarm, evidence

@@ -8,6 +8,7 @@ service, byte for byte.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -194,6 +195,12 @@ class ServerProgress(Value):
     dest: str = ""
     next_at: float = 0.0
     wait_for: tuple[str, ...] = ()
+    absent_at: dict[str, float] = {}  # by host: when its remote first reported the domain absent
+    looks: int = 0
+
+    def with_(self, **changes: Any) -> ServerProgress:
+        """A changed copy."""
+        return msgspec.structs.replace(self, **changes)
 
 
 # --- incidents ---------------------------------------------------------------------------------------------------------
@@ -350,6 +357,7 @@ class Incident(Value):
     waiting: str = ""
     next_at: float = 0.0
     level: int = 0
+    rounds: int = 0
     attempt: int = 0
     evidence: Evidence | None = None
     revoked: str = ""
@@ -357,15 +365,24 @@ class Incident(Value):
     announced: bool = False
     surveyed: bool = False
     settled: bool = False
+    silent: int = 1
+    silent_domain: int = 1
     settle_by: float | None = None
     released: str = ""
+    forced: bool = False
     powered_on: bool = False
+    ordered_by: str = ""
     cleared_boot_id: str = ""
     new_boot_id: str = ""
+    gate_ok: bool = False
+    clean: bool = False
     nova_compute: Health = Health.UNKNOWN
     beat_at: float | None = None
     window: float = 0.0
+    evidence_since: float = 0.0
+    read_at: float = 0.0
     poll_at: float = 0.0
+    wake_at: float | None = None
     servers: tuple[ServerProgress, ...] = ()
     pending: tuple[Command, ...] = ()
     stage_at: dict[str, float] = {}  # when a step was first left: "evidence", "force_down", "first_evacuate", …
@@ -404,6 +421,7 @@ class HostRecord(Value):
 class Fleet(Value):
     """What holds for all hosts. The first start is disarmed (S6)."""
 
+    epoch: int = 0
     armed: bool = False
     armed_by: str = ""
     paused: str = ""
@@ -445,14 +463,17 @@ class VerdictGiven(Event):
     reason: str
     boot_id: str = ""
     last_seen_at: float | None = None
+    silent: int = 1  # hosts that are silent now, this one included: in all …
+    silent_domain: int = 1  # … and in its failure domain
     new_id: str = ""
 
 
 class Beat(Event):
-    """A heartbeat of a host with an open incident."""
+    """A heartbeat of a host with an open incident, or of one whose nova-compute waits at the gate."""
 
     host: str
     boot_id: str
+    waiting_gate: bool = False
     nova_compute: Health = Health.UNKNOWN
     new_id: str = ""
 

@@ -41,10 +41,10 @@ class Storm(Value):
 
 
 class Fencing(Value):
-    """Fencing of one host. `levels`: how many it has (0: by hand only). `trusted_levels`: whose word does not age.
+    """Fencing of one host. `levels`: the names of each level's devices (none: by hand only). `trusted_levels`: whose word does not age.
     `attempt_s`: the deadline of one level's attempt. `read_s`: of one look. `host_interval_s`: least time between two fences of a host."""
 
-    levels: int = 1
+    levels: tuple[tuple[str, ...], ...] = (("bmc",),)
     trusted_levels: tuple[int, ...] = ()
     evidence_max_age_s: float = 30.0
     attempt_s: float = 20.0

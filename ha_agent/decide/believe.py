@@ -1,0 +1,239 @@
+"""What the witness says of a host: open an incident, bring it up to date, cancel it, or revoke its evidence."""
+
+from __future__ import annotations
+
+from ha_agent.decide import fence
+from ha_agent.decide.turn import Turn
+from ha_agent.model import (
+    Beat,
+    Health,
+    Incident,
+    Kind,
+    Mode,
+    Reached,
+    Step,
+    Verdict,
+    VerdictGiven,
+)
+from ha_agent.plans import (
+    FENCING_VERDICTS,
+    GATE,
+    RESTART,
+    TELL,
+    UNFORCE,
+    UNFORCE_AND_RESTART,
+    plan_for,
+)
+
+REACHED_VERDICTS = frozenset({Verdict.PARTITIONED, Verdict.AGENT_LOST})
+"""Verdicts which say that the host's kernel is alive."""
+
+
+def on_verdict(turn: Turn, event: VerdictGiven) -> None:
+    """One verdict of the witness."""
+    if event.host not in turn.policy.hosts:
+        return
+    verdict = event.verdict
+    record = turn.record(event.host)
+    incident = turn.open_for(event.host)
+    if verdict is Verdict.SUSPECT:
+        if record.suspect_since is None:
+            turn.put_host(event.host, suspect_since=turn.now.at)
+            turn.log(f"{event.host} is suspect: {event.reason}")
+            turn.tell("host.suspected", host=event.host, reason=event.reason, last_seen_s=_silence(turn, event))
+        return
+    if verdict in (Verdict.ALIVE, Verdict.REBOOTED):
+        _alive(turn, event, incident)
+        return
+    if incident is None:
+        if not record.maintenance:
+            _open(turn, event)
+        return
+    incident = turn.put(incident, verdict_at=turn.now.at, silent=event.silent, silent_domain=event.silent_domain)
+    if incident.settled or incident.kind is not Kind.HOST:
+        if verdict in FENCING_VERDICTS and incident.beat_at is not None:
+            turn.put(incident, beat_at=None, new_boot_id="", nova_compute=Health.UNKNOWN, gate_ok=False, clean=False)
+        return
+    if incident.committed_at is not None or Step.UNFENCE in incident.plan[:2]:
+        if verdict in REACHED_VERDICTS:
+            fence.revoke(turn, incident, f"{verdict}: {event.reason}")
+        return
+    _before_commit(turn, incident, event)
+
+
+def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
+    """Nothing was moved yet: the plan follows the verdict."""
+    verdict = event.verdict
+    policy = turn.host_policy(incident.host).recovery
+    changed = verdict is not incident.verdict
+    if verdict in FENCING_VERDICTS:
+        plan = plan_for(Kind.HOST, verdict, policy.mode, fence=policy.fence)
+        if Step.FENCE in plan and Step.FENCE not in incident.plan:
+            incident = turn.replan(turn.put(incident, mode=policy.mode, beat_at=None), plan, verdict, event.reason)
+        elif changed:
+            turn.put(incident, f"now {verdict}: {event.reason}", verdict=verdict, reason=event.reason, beat_at=None)
+        return
+    if Step.FENCE not in incident.plan:
+        if changed and not (verdict is Verdict.UNKNOWN and incident.plan != TELL):
+            incident = turn.put(
+                incident, f"now {verdict}: {event.reason}", verdict=verdict, reason=event.reason, beat_at=None
+            )
+            turn.tell("host.down", incident, evidence=None, forced_down=False, servers=[])
+        return
+    if verdict is Verdict.UNKNOWN:
+        # Evidence, where there is some, stands: it says more than a witness that cannot be asked.
+        if changed and incident.evidence is None:
+            incident = turn.put(incident, f"now {verdict}: {event.reason}", verdict=verdict, reason=event.reason)
+            fence.cancel(turn, incident)
+        return
+    incident = fence.cancel(turn, turn.put(incident, verdict=verdict, reason=event.reason))
+    if incident.pending and any(c.step is Step.FENCE for c in incident.pending):
+        return  # replanned when the attempt is dead and the verdict is given again
+    plan = (Step.UNFENCE, *TELL) if incident.forced else TELL
+    turn.replan(incident, plan, verdict, event.reason)
+
+
+def _open(turn: Turn, event: VerdictGiven) -> None:
+    """A new incident for a host that is not heard."""
+    recovery = turn.host_policy(event.host).recovery
+    record = turn.record(event.host)
+    turn.open(
+        new_id=event.new_id,
+        event=event,
+        host=event.host,
+        plan=plan_for(Kind.HOST, event.verdict, recovery.mode, fence=recovery.fence),
+        mode=recovery.mode,
+        verdict=event.verdict,
+        reason=event.reason,
+        boot_id=event.boot_id or record.boot_id,
+        last_seen_at=event.last_seen_at,
+        silent=event.silent,
+        silent_domain=event.silent_domain,
+    )
+
+
+def _alive(turn: Turn, event: VerdictGiven, incident: Incident | None) -> None:
+    """The host is heard."""
+    host = event.host
+    record = turn.record(host)
+    if not record.first_seen_wall:
+        turn.put_host(host, first_seen_wall=max(turn.now.wall, 1.0))
+        turn.log(f"{host} is seen for the first time")
+    if record.suspect_since is not None:
+        turn.put_host(host, suspect_since=None)
+        turn.log(f"{host} is heard again")
+        if incident is None:
+            turn.tell("host.cleared", host=host, reason=event.reason)
+    turn.put_host(host, boot_id=event.boot_id)
+    if incident is not None:
+        heard(turn, incident, event.boot_id)
+        return
+    if event.verdict is not Verdict.REBOOTED:
+        return
+    recovery = turn.host_policy(host).recovery
+    planned = bool(record.maintenance)
+    plan = GATE if planned else plan_for(Kind.HOST, Verdict.REBOOTED, recovery.mode, fence=recovery.fence)
+    turn.open(
+        new_id=event.new_id,
+        event=event,
+        host=host,
+        plan=plan,
+        mode=recovery.mode,
+        verdict=Verdict.REBOOTED,
+        reason=event.reason,
+        boot_id=record.boot_id,
+        new_boot_id=event.boot_id,
+        beat_at=turn.now.at,
+    )
+
+
+def on_beat(turn: Turn, event: Beat) -> None:
+    """A heartbeat that matters: its host has an open incident, or waits at its gate."""
+    if event.host not in turn.policy.hosts:
+        return
+    incident = turn.open_for(event.host)
+    if incident is not None:
+        incident = turn.put(incident, nova_compute=event.nova_compute)
+        heard(turn, incident, event.boot_id)
+    elif event.waiting_gate:
+        turn.open(
+            new_id=event.new_id,
+            event=event,
+            host=event.host,
+            plan=GATE,
+            verdict=Verdict.ALIVE,
+            reason="its nova-compute waits at the gate and nothing of the host is unsettled",
+            boot_id=turn.record(event.host).boot_id,
+            new_boot_id=event.boot_id,
+            beat_at=turn.now.at,
+        )
+
+
+def on_reached(turn: Turn, event: Reached) -> None:
+    """A witness got a signed answer of a host with an open incident (S2, S5)."""
+    incident = turn.open_for(event.host)
+    if incident is None or incident.settled:
+        return
+    if incident.committed_at is not None:
+        fence.revoke(turn, incident, f"{event.by} reaches it")
+
+
+def heard(turn: Turn, incident: Incident, boot_id: str) -> None:
+    """S2b: what a heartbeat means depends on how far the incident is."""
+    new = bool(boot_id) and boot_id != incident.boot_id
+    if Step.FENCE in incident.plan and incident.committed_at is not None and not incident.settled:
+        fence.revoke(turn, incident, "it sends heartbeats" + (" after a new boot" if new else ""))
+        return
+    if Step.FENCE in incident.plan and incident.settled:
+        if new:
+            _returning(turn, incident, boot_id)
+        elif incident.evidence is not None or incident.step is not Step.FENCE:
+            # Off was read, and yet the old boot lives: the device belongs to another machine, or it lies.
+            fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
+        return
+    if Step.FENCE in incident.plan:
+        _cancelled_by_heartbeat(turn, incident, boot_id, new=new)
+        return
+    if new:
+        _returning(turn, incident, boot_id)
+    elif incident.beat_at is None or incident.verdict is not Verdict.ALIVE:
+        turn.put(incident, beat_at=turn.now.at)
+
+
+def _returning(turn: Turn, incident: Incident, boot_id: str) -> None:
+    """A new life of the host. Another boot than the one we knew needs its own word for the gate."""
+    if incident.new_boot_id != boot_id:
+        incident = turn.put(
+            incident, f"heard with a new boot ({boot_id[:8]})", new_boot_id=boot_id, gate_ok=False, clean=False
+        )
+    turn.put(incident, beat_at=turn.now.at)
+
+
+def _cancelled_by_heartbeat(turn: Turn, incident: Incident, boot_id: str, *, new: bool) -> None:
+    """Before anything was moved: queued fences are cancelled, and the incident ends or becomes a reboot."""
+    verdict = Verdict.REBOOTED if new else Verdict.ALIVE
+    if incident.verdict is not verdict:
+        incident = turn.put(incident, "it sends heartbeats" + (" after a new boot" if new else ""), verdict=verdict)
+    incident = fence.cancel(turn, incident)
+    if any(c.step is Step.FENCE for c in incident.pending):
+        return  # the next heartbeat finds the attempt dead
+    reason = "heard again before anything was moved"
+    if not new:
+        if incident.forced:
+            turn.replan(incident, UNFORCE, verdict, reason)
+        else:
+            turn.tell("host.cleared", host=incident.host, reason=reason)
+            turn.close(incident, reason)
+        return
+    auto = incident.mode is Mode.AUTO
+    plan = (
+        (UNFORCE_AND_RESTART if incident.forced else RESTART)
+        if auto
+        else ((Step.UNFENCE, *TELL) if incident.forced else TELL)
+    )
+    incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at, surveyed=False)
+    turn.replan(incident, plan, verdict, "it rebooted by itself before anything was moved")
+
+
+def _silence(turn: Turn, event: VerdictGiven) -> float | None:
+    return None if event.last_seen_at is None else round(turn.now.at - event.last_seen_at, 3)

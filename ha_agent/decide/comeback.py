@@ -1,0 +1,347 @@
+"""AWAIT_RETURN, UNFENCE, RESTART: take the host back in the order that Nova accepts (S3), and start in place what is to run there."""
+
+from __future__ import annotations
+
+from ha_agent import guards
+from ha_agent.decide.evacuate import LOOK_AGAIN_S, retry_pause
+from ha_agent.decide.turn import Turn
+from ha_agent.decide.verify import MEND_PAUSE_S, MISSING_LOOKS
+from ha_agent.model import (
+    MIGRATION_ENDED,
+    STAGES_DONE,
+    Command,
+    CommandKind,
+    EvidenceKind,
+    Health,
+    Incident,
+    Outcome,
+    Power,
+    Server,
+    ServerProgress,
+    ServerStage,
+    Status,
+    Step,
+)
+from ha_agent.plans import GATE
+from ha_agent.recovery import select
+
+IN_PLACE = (Step.RESTART, Step.VERIFY)
+"""What remains of a recovery when its host is back: servers that could not be moved are started where they are."""
+
+
+# --- AWAIT_RETURN ---
+
+
+def await_return(turn: Turn, incident: Incident) -> Incident:
+    """Power on, look, open the gate, wait for nova-compute to clean up."""
+    if Step.FENCE not in incident.plan:
+        return await_heard(turn, incident)
+    if not incident.settled:  # notify mode: somebody else is moving its servers
+        if not incident.released:
+            return turn.block(
+                incident,
+                guards.Refusal(
+                    reason="notify mode: the host stays off until its servers were taken care of",
+                    release=f"ha-agent release {incident.host}",
+                ),
+            )
+        incident = turn.put(turn.unblock(incident), settled=True)
+    incident = power_on(turn, incident)
+    if not incident.new_boot_id:
+        return turn.wait(incident, "the host to return")
+    if not incident.clean:
+        incident = look(turn, incident)
+    if incident.gate_ok:
+        incident = open_gate(turn, incident)
+    if not incident.clean or incident.cleared_boot_id != incident.new_boot_id:
+        return incident
+    return turn.next_step(incident, "the host is back and clean")
+
+
+def await_heard(turn: Turn, incident: Incident) -> Incident:
+    """Plans that fence nothing end when the host is heard; a new boot first gets its gate opened."""
+    if incident.beat_at is None:
+        return turn.wait(incident, "the host to be heard again")
+    if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:
+        return open_gate(turn, incident)
+    return turn.next_step(incident, "the gate is open" if incident.plan == GATE else "the host is heard again")
+
+
+def power_on(turn: Turn, incident: Incident) -> Incident:
+    """Only what our own devices switched off is switched on by them, and only after the host is settled."""
+    policy = turn.host_policy(incident.host)
+    evidence = incident.evidence
+    if (
+        incident.powered_on
+        or incident.new_boot_id
+        or not policy.fencing.power_on_after
+        or evidence is None
+        or evidence.kind is not EvidenceKind.DEVICES
+        or turn.pending(incident, CommandKind.POWER_ON, CommandKind.FENCE, CommandKind.CANCEL_FENCE)
+    ):
+        return incident
+    if turn.now.at < incident.next_at:
+        turn.wake(incident, incident.next_at)
+        return incident
+    refusal = guards.may_act(turn.state, incident.host, turn.policy)
+    if refusal is not None:
+        turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
+        return turn.block(incident, refusal)
+    incident, _ = turn.send(turn.unblock(incident), CommandKind.POWER_ON, level=evidence.level)
+    return turn.put(incident, "power on is sent")
+
+
+def powered_on(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+    """A failed power-on does not undo the fence."""
+    if outcome.status is Status.OK and outcome.readings and all(r.power is Power.ON for r in outcome.readings):
+        return turn.put(turn.unblock(incident), "the devices read on", powered_on=True, rounds=0)
+    error = outcome.error or ", ".join(f"{r.device} reads {r.power} {r.error}".strip() for r in outcome.readings)
+    incident = turn.put(incident, rounds=incident.rounds + 1)
+    pause = retry_pause(turn.host_policy(incident.host).recovery, incident.rounds)
+    incident = turn.put(incident, f"power on failed: {error}; again in {pause:.0f} s", next_at=turn.now.at + pause)
+    turn.wake(incident, incident.next_at)
+    return incident
+
+
+def look(turn: Turn, incident: Incident) -> Incident:
+    """The host's migration records, until they allow the gate, and then the clearing of the flag."""
+    incident = ask_absent(turn, incident)
+    if turn.pending(incident, CommandKind.SURVEY):
+        return incident
+    if turn.now.at < incident.poll_at:
+        turn.wake(incident, incident.poll_at)
+        return incident
+    incident, _ = turn.send(incident, CommandKind.SURVEY)
+    return incident
+
+
+def ask_absent(turn: Turn, incident: Incident) -> Incident:
+    """An unfinished record that no longer moves: does its destination have the domain?"""
+    asked = {(c.subject, c.host) for c in turn.pending(incident, CommandKind.CHECK_ABSENT)}
+    for server in incident.servers:
+        if not server.wait_for or turn.now.at < server.next_at:
+            continue
+        for host in server.wait_for:
+            if (server.id, host) not in asked:
+                incident, _ = turn.send(incident, CommandKind.CHECK_ABSENT, server.id, host=host)
+        current = next(s for s in incident.servers if s.id == server.id)
+        incident = turn.put_server(incident, current, next_at=turn.now.at + MEND_PAUSE_S / 2)
+    return incident
+
+
+def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+    """S3: the gate opens when no evacuation off the host is unfinished; the flag is cleared when none is `done` either."""
+    recovery = turn.host_policy(incident.host).recovery
+    incident = turn.put(incident, poll_at=turn.now.at + recovery.poll_s)
+    turn.wake(incident, incident.poll_at)
+    if outcome.status is not Status.OK or outcome.survey is None:
+        return turn.wait(incident, f"its migrations cannot be listed: {outcome.error}")
+    mine = [m for m in outcome.survey.migrations if m.kind == select.EVACUATION and m.source == incident.host]
+    unfinished = [m for m in select.newest(mine).values() if m.status not in MIGRATION_ENDED]
+    held: list[str] = []
+    for m in unfinished:
+        if m.dest and guards.proven_off(turn.state, m.dest, turn.policy, turn.now.at):
+            continue
+        server = next((s for s in incident.servers if s.id == m.server), None)
+        if (
+            server is not None
+            and m.dest
+            and server.baseline == m.id
+            and not server.wait_for
+            and m.dest in server.absent_at
+        ):
+            continue  # its destination reported the domain absent, twice
+        held.append(f"{m.server} to {m.dest or '?'}")
+        if server is not None and m.dest and server.wait_for != (m.dest,):
+            incident = turn.put_server(
+                incident, server, baseline=m.id, wait_for=(m.dest,), absent_at={}, next_at=turn.now.at
+            )
+    if held:
+        return turn.wait(
+            turn.put(incident, gate_ok=False, clean=False), f"unfinished evacuations: {', '.join(held[:5])}"
+        )
+    incident = turn.put(incident, gate_ok=True)
+    done = [m for m in mine if m.status == "done"]
+    if done:
+        return turn.wait(incident, f"nova-compute to clean up {len(done)} evacuated servers")
+    if incident.cleared_boot_id != incident.new_boot_id:
+        return turn.wait(incident, "the gate to open")
+    if incident.nova_compute is not Health.UP:
+        return turn.wait(incident, f"nova-compute, which is {incident.nova_compute}")
+    return turn.wait(turn.put(incident, clean=True), "")
+
+
+def open_gate(turn: Turn, incident: Incident) -> Incident:
+    """The host's nova-compute may start in this boot."""
+    if incident.cleared_boot_id == incident.new_boot_id or turn.pending(incident, CommandKind.OPEN_GATE):
+        return incident
+    if turn.now.at < incident.next_at:
+        turn.wake(incident, incident.next_at)
+        return incident
+    incident, _ = turn.send(incident, CommandKind.OPEN_GATE, boot_id=incident.new_boot_id)
+    return incident
+
+
+def gate_opened(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -> Incident:
+    """Its remote has stored the word, or it is said again."""
+    if outcome.status is Status.OK:
+        turn.put_host(incident.host, cleared_boot_id=command.boot_id)
+        incident = turn.put(incident, "the gate is open", cleared_boot_id=command.boot_id)
+        return turn.mark(incident, "gate")
+    incident = turn.put(incident, next_at=turn.now.at + LOOK_AGAIN_S)
+    turn.wake(incident, incident.next_at)
+    return turn.wait(incident, f"the gate could not be opened: {outcome.error}")
+
+
+# --- UNFENCE ---
+
+
+def unfence(turn: Turn, incident: Incident) -> Incident:
+    """Clear forced_down, last of all."""
+    if not incident.forced:
+        return unfenced(turn, incident)
+    if turn.pending(incident, CommandKind.FORCE_DOWN, CommandKind.CLEAR_FORCE_DOWN):
+        return incident
+    if turn.now.at < incident.next_at:
+        turn.wake(incident, incident.next_at)
+        return incident
+    refusal = guards.may_act(turn.state, incident.host, turn.policy)
+    if refusal is not None:
+        turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
+        return turn.block(incident, refusal)
+    incident, _ = turn.send(turn.unblock(incident), CommandKind.CLEAR_FORCE_DOWN)
+    return incident
+
+
+def cleared(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+    """Nova takes the host back, or says why not."""
+    if outcome.status is Status.OK:
+        incident = turn.mark(turn.put(incident, "forced_down is cleared", forced=False, rounds=0), "unfenced")
+        turn.tell("host.returned", incident, boot_id=incident.new_boot_id or incident.boot_id)
+        return incident
+    incident = turn.put(incident, rounds=incident.rounds + 1, clean=False)
+    pause = retry_pause(turn.host_policy(incident.host).recovery, incident.rounds)
+    incident = turn.put(incident, next_at=turn.now.at + pause)
+    turn.wake(incident, incident.next_at)
+    return turn.wait(incident, f"forced_down could not be cleared: {outcome.error}")
+
+
+def unfenced(turn: Turn, incident: Incident) -> Incident:
+    """Past UNFENCE: servers that were given up are started in place."""
+    left = tuple(
+        s.with_(stage=ServerStage.WAITING, reason="", next_at=0.0, looks=0, wait_for=())
+        for s in incident.servers
+        if s.stage is ServerStage.GIVEN_UP and not s.dest and s.prior == "ACTIVE"
+    )
+    if left and incident.settled:
+        others = tuple(s for s in incident.servers if s.id not in {x.id for x in left})
+        return turn.put(
+            incident,
+            f"the host is back: {len(left)} servers that could not be moved are started in place",
+            plan=IN_PLACE,
+            position=0,
+            servers=(*others, *left),
+            surveyed=True,
+            settle_by=turn.now.at + turn.host_policy(incident.host).recovery.settle_after_s,
+        )
+    return turn.next_step(incident, "the host is back")
+
+
+# --- RESTART ---
+
+
+def restart(turn: Turn, incident: Incident) -> Incident:
+    """Remember what ran, open the gate, start it again (its guests are gone: the boot is new)."""
+    recovery = turn.host_policy(incident.host).recovery
+    if incident.settle_by is None:
+        incident = turn.put(incident, settle_by=turn.now.at + recovery.settle_after_s)
+    if not incident.surveyed:
+        return _survey(turn, incident)
+    incident = open_gate(turn, incident)
+    if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:
+        return incident
+    todo = [s for s in incident.servers if s.stage not in STAGES_DONE]
+    if not todo:
+        return turn.next_step(incident, "what ran before runs again")
+    if incident.settle_by is not None and (turn.now.at >= incident.settle_by or incident.released):
+        for server in todo:
+            why = server.reason or "it did not start in time"
+            incident = turn.put_server(
+                incident,
+                server,
+                f"{server.name or server.id} is given up: {why}",
+                stage=ServerStage.GIVEN_UP,
+                reason=why,
+            )
+        return incident
+    if incident.nova_compute is not Health.UP:
+        return turn.wait(incident, f"nova-compute, which is {incident.nova_compute}")
+    return _survey(turn, turn.wait(incident, ""))
+
+
+def _survey(turn: Turn, incident: Incident) -> Incident:
+    if turn.pending(incident, CommandKind.SURVEY):
+        return incident
+    if turn.now.at < incident.poll_at:
+        turn.wake(incident, incident.poll_at)
+        return incident
+    incident, _ = turn.send(incident, CommandKind.SURVEY)
+    return incident
+
+
+def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+    """The snapshot before the gate opens, then the progress."""
+    recovery = turn.host_policy(incident.host).recovery
+    incident = turn.put(incident, poll_at=turn.now.at + recovery.poll_s)
+    turn.wake(incident, incident.poll_at)
+    if outcome.status is not Status.OK or outcome.survey is None:
+        return turn.wait(incident, f"the host's servers cannot be listed: {outcome.error}")
+    rows = {s.id: s for s in outcome.survey.servers}
+    if not incident.surveyed:
+        prior = {s.id: s.prior for s in incident.servers}
+        servers = tuple(
+            ServerProgress(
+                id=s.id,
+                name=s.name,
+                project_id=s.project_id,
+                tags=s.tags,
+                prior=prior.get(s.id, s.status),
+                priority=select.priority(s, recovery.select),
+            )
+            for s in outcome.survey.servers
+            if not select.chosen(s, recovery.select) and prior.get(s.id, s.status) == "ACTIVE"
+        )
+        line = f"{len(servers)} protected servers ran here"
+        return turn.put(incident, line, surveyed=True, servers=servers, poll_at=turn.now.at)
+    if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:
+        return incident
+    for server in incident.servers:
+        if server.stage not in STAGES_DONE:
+            incident = _start(turn, incident, server, rows.get(server.id))
+    return incident
+
+
+def _start(turn: Turn, incident: Incident, server: ServerProgress, row: Server | None) -> Incident:
+    name = server.name or server.id
+    if row is None:
+        if server.looks + 1 < MISSING_LOOKS:
+            return turn.put_server(incident, server, looks=server.looks + 1)
+        why = "no longer on the host: moved or deleted by somebody else"
+        return turn.put_server(incident, server, f"{name}: {why}", stage=ServerStage.NOT_MOVED, reason=why)
+    if row.task_state:
+        return turn.put_server(incident, server, reason=f"Nova is still {row.task_state}")
+    if server.stage is ServerStage.STARTING and row.status == "ACTIVE" and row.power_state in (None, 1):
+        return turn.put_server(incident, server, f"{name} runs again", stage=ServerStage.VERIFIED, reason="")
+    if turn.now.at < server.next_at:
+        return incident
+    refusal = guards.may_act(turn.state, incident.host, turn.policy)
+    if refusal is not None:
+        turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
+        return turn.block(incident, refusal)
+    incident = turn.unblock(incident)
+    # What Nova lists as ACTIVE right after a reboot is a memory: the guest died with the last boot.
+    kind = CommandKind.START if row.status == "SHUTOFF" else CommandKind.REBOOT
+    incident, _ = turn.send(incident, kind, server.id)
+    return turn.put_server(
+        incident, server, f"{name} is started in place", stage=ServerStage.STARTING, next_at=turn.now.at + MEND_PAUSE_S
+    )

@@ -1,0 +1,429 @@
+"""FORCE_DOWN, ANNOUNCE, EVACUATE: tell Nova, tell everyone, and have the protected servers rebuilt elsewhere, a few at a time."""
+
+from __future__ import annotations
+
+from ha_agent import guards
+from ha_agent.decide import fence
+from ha_agent.decide.turn import Turn, evidence_data, summary
+from ha_agent.model import (
+    EVACUATION_LANDED,
+    MIGRATION_ENDED,
+    STAGES_DONE,
+    STAGES_IN_FLIGHT,
+    Command,
+    CommandKind,
+    Incident,
+    Mode,
+    Outcome,
+    ServerProgress,
+    ServerStage,
+    Status,
+    Step,
+    Survey,
+)
+from ha_agent.policy import Recovery
+from ha_agent.recovery import select
+
+LOOK_AGAIN_S = 1.0
+
+
+def retry_pause(recovery: Recovery, attempts: int) -> float:
+    """Seconds until the next attempt: doubling, bounded."""
+    return min(recovery.retry_max_s, recovery.retry_min_s * 2 ** min(max(attempts - 1, 0), 10))
+
+
+# --- FORCE_DOWN ---
+
+
+def force_down(turn: Turn, incident: Incident) -> Incident:
+    """S3: Nova is told only with evidence in hand."""
+    policy = turn.host_policy(incident.host)
+    if turn.pending(incident, CommandKind.FORCE_DOWN):
+        return incident
+    if not guards.evidence_holds(incident, policy, turn.now.at):
+        return fence.revoke(turn, incident, "it aged before Nova was told")
+    if incident.next_at > turn.now.at:
+        turn.wake(incident, incident.next_at)
+        return fence.upkeep(turn, incident)
+    refusal = guards.may_act(turn.state, incident.host, turn.policy)
+    if refusal is not None:
+        turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
+        return fence.upkeep(turn, turn.block(incident, refusal))
+    incident = turn.unblock(incident)
+    assert incident.evidence is not None
+    if incident.mode is Mode.NOTIFY and incident.committed_at is None:
+        incident = turn.put(incident, committed_at=turn.now.at)
+    incident, _ = turn.send(
+        turn.put(incident, forced=True),
+        CommandKind.FORCE_DOWN,
+        not_after=guards.expires_at(incident.evidence, policy.fencing),
+    )
+    return incident
+
+
+def forced_down(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+    """Setting the flag is idempotent: a lost answer is simply asked again."""
+    if incident.step is not Step.FORCE_DOWN:
+        return incident
+    if outcome.status is Status.OK:
+        incident = turn.mark(incident, "force_down")
+        turn.tell("host.forced_down", incident, evidence=evidence_data(incident.evidence))
+        return turn.next_step(incident, "Nova knows that the host is down (forced_down)")
+    incident = turn.put(incident, rounds=incident.rounds + 1)
+    pause = retry_pause(turn.host_policy(incident.host).recovery, incident.rounds)
+    incident = turn.put(incident, next_at=turn.now.at + pause)
+    return turn.wait(incident, f"Nova could not be told: {outcome.error}")
+
+
+# --- ANNOUNCE ---
+
+
+def announce(turn: Turn, incident: Incident) -> Incident:
+    """One notification; it never waits for anybody."""
+    if not incident.announced:
+        turn.tell(
+            "host.down",
+            incident,
+            evidence=evidence_data(incident.evidence),
+            forced_down=incident.forced,
+            servers=summary(incident),
+        )
+        incident = turn.put(incident, announced=True, rounds=0)
+    without = "" if incident.evidence is not None or Step.FENCE not in incident.plan else " (without evidence)"
+    return turn.next_step(incident, f"announced{without}")
+
+
+# --- EVACUATE ---
+
+
+def run(turn: Turn, incident: Incident) -> Incident:
+    """Look, then fill the window, then follow."""
+    recovery = turn.host_policy(incident.host).recovery
+    if incident.settled:
+        return turn.next_step(incident, "settled before: nothing is moved any more")
+    if incident.settle_by is None:
+        incident = turn.put(
+            incident, settle_by=turn.now.at + recovery.settle_after_s, window=float(recovery.window_min)
+        )
+        turn.tell("host.evacuation.start", incident, evidence=evidence_data(incident.evidence))
+    if not incident.surveyed:
+        incident = fence.upkeep(turn, incident)
+        return look(turn, incident) if incident.step is Step.EVACUATE else incident
+    incident = give_up(turn, incident)
+    if all(s.stage in STAGES_DONE or s.stage in (ServerStage.LANDED, ServerStage.STARTING) for s in incident.servers):
+        return turn.next_step(incident, f"no server is left to be moved: {count(incident)}")
+    incident = fence.upkeep(turn, incident)
+    if incident.step is not Step.EVACUATE:
+        return incident
+    incident = free_held(turn, incident)
+    incident = launch(turn, incident)
+    return follow(turn, incident)
+
+
+def look(turn: Turn, incident: Incident) -> Incident:
+    """One list of the host's servers, one of its migrations."""
+    if turn.pending(incident, CommandKind.SURVEY):
+        return incident
+    if turn.now.at < incident.poll_at:
+        turn.wake(incident, incident.poll_at)
+        return incident
+    incident, _ = turn.send(incident, CommandKind.SURVEY)
+    return incident
+
+
+def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+    """Choose what is moved, or bring what was chosen up to date. A failed look-up changes nothing (S9)."""
+    recovery = turn.host_policy(incident.host).recovery
+    if outcome.status is not Status.OK or outcome.survey is None:
+        incident = turn.put(incident, rounds=incident.rounds + 1)
+        pause = retry_pause(recovery, incident.rounds)
+        incident = turn.put(incident, poll_at=turn.now.at + pause)
+        return turn.wait(incident, f"the host's servers cannot be listed: {outcome.error}")
+    incident = turn.wait(incident, "")
+    fresh = select.plan(outcome.survey, incident.host, recovery)
+    known = {s.id: s for s in incident.servers}
+    servers = [_merged(known[s.id], s) if s.id in known else s for s in fresh]
+    listed = {s.id for s in fresh}
+    servers += [_gone(s, outcome.survey) for s in incident.servers if s.id not in listed]
+    first = not incident.servers
+    incident = turn.put(incident, surveyed=True, rounds=0, servers=tuple(servers), poll_at=turn.now.at)
+    if first:
+        incident = turn.put(incident, f"{len(servers)} servers: {count(incident)}")
+    return incident
+
+
+def _merged(old: ServerProgress, new: ServerProgress) -> ServerProgress:
+    """A server that is still on the host: what we know of its past stays."""
+    if old.stage is ServerStage.NOT_MOVED and new.stage is not ServerStage.NOT_MOVED:
+        return new.with_(prior=old.prior or new.prior)
+    if old.stage in (ServerStage.WAITING, ServerStage.RETRY) and new.stage is ServerStage.HELD:
+        return old.with_(stage=ServerStage.HELD, wait_for=new.wait_for, reason=new.reason, baseline=new.baseline)
+    if old.stage in (ServerStage.WAITING, ServerStage.RETRY):
+        # an ERROR after our own attempt is not the server's prior state, and no reason to leave it
+        keep = new.stage is ServerStage.NOT_MOVED and old.attempts == 0
+        return new.with_(prior=old.prior) if keep else old.with_(baseline=max(old.baseline, new.baseline))
+    return old
+
+
+def _gone(old: ServerProgress, survey: Survey) -> ServerProgress:
+    """A server that is on the host no more: landed by its record, or moved or deleted by somebody else."""
+    if old.stage not in (ServerStage.WAITING, ServerStage.RETRY, ServerStage.HELD):
+        return old
+    record = select.newest(survey.migrations).get(old.id)
+    if record is not None and record.status in EVACUATION_LANDED:
+        return old.with_(stage=ServerStage.LANDED, dest=record.dest, reason="", wait_for=())
+    return old.with_(
+        stage=ServerStage.NOT_MOVED, reason="it left the host meanwhile: moved or deleted by somebody else"
+    )
+
+
+def free_held(turn: Turn, incident: Incident) -> Incident:
+    """S2: a server that another host may run waits until that host is proven off, or its remote reports the domain absent at two
+    looks that lie the longest API request apart."""
+    recovery = turn.host_policy(incident.host).recovery
+    for server in [s for s in incident.servers if s.stage is ServerStage.HELD]:
+        left = tuple(h for h in server.wait_for if not guards.proven_off(turn.state, h, turn.policy, turn.now.at))
+        if not left:
+            incident = turn.put_server(
+                incident,
+                server,
+                f"{server.name or server.id} is free to be moved",
+                stage=ServerStage.WAITING,
+                wait_for=(),
+                reason="",
+            )
+            continue
+        if left != server.wait_for:
+            incident = turn.put_server(incident, server, wait_for=left)
+        if turn.now.at < server.next_at:
+            turn.wake(incident, server.next_at)
+            continue
+        asked = {(c.subject, c.host) for c in turn.pending(incident, CommandKind.CHECK_ABSENT)}
+        for host in left:
+            if (server.id, host) not in asked:
+                incident, _ = turn.send(incident, CommandKind.CHECK_ABSENT, server.id, host=host)
+        current = next(s for s in incident.servers if s.id == server.id)
+        incident = turn.put_server(
+            incident, current, next_at=turn.now.at + max(recovery.poll_s, recovery.api_max_s / 4)
+        )
+        turn.wake(incident, turn.now.at + max(recovery.poll_s, recovery.api_max_s / 4))
+    return incident
+
+
+def absence(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -> Incident:
+    """A remote answered whether it has a domain."""
+    recovery = turn.host_policy(incident.host).recovery
+    server = next((s for s in incident.servers if s.id == command.subject), None)
+    if server is None or command.host not in server.wait_for:
+        return incident
+    present = outcome.presence.present if outcome.status is Status.OK and outcome.presence is not None else None
+    if present is not False:
+        since = {h: at for h, at in server.absent_at.items() if h != command.host}
+        says = "has it" if present else "cannot say whether it has it"
+        return turn.put_server(incident, server, absent_at=since, reason=f"{command.host} {says}")
+    first = server.absent_at.get(command.host)
+    if first is None:
+        return turn.put_server(incident, server, absent_at={**server.absent_at, command.host: turn.now.at})
+    if turn.now.at - first < recovery.api_max_s:
+        return incident
+    return turn.put_server(incident, server, wait_for=tuple(h for h in server.wait_for if h != command.host))
+
+
+def launch(turn: Turn, incident: Incident) -> Incident:
+    """As many intents as the window has room for; each with evidence young enough (S2), one per server at a time."""
+    policy = turn.host_policy(incident.host)
+    in_flight = sum(s.stage in STAGES_IN_FLIGHT for s in incident.servers)
+    ready = [s for s in incident.servers if s.stage is ServerStage.WAITING]
+    for server in incident.servers:
+        if server.stage is ServerStage.RETRY:
+            if server.next_at <= turn.now.at:
+                ready.append(server)
+            else:
+                turn.wake(incident, server.next_at)
+    if not ready:
+        return incident
+    refusal = guards.may_act(turn.state, incident.host, turn.policy)
+    if refusal is not None:
+        turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
+        return turn.block(incident, refusal)
+    incident = turn.unblock(incident)
+    if not incident.surveyed:
+        return look(turn, incident)
+    assert incident.evidence is not None
+    end = guards.expires_at(incident.evidence, policy.fencing)
+    for server in ready[: max(0, int(incident.window) - in_flight)]:
+        if not guards.evidence_holds(incident, policy, turn.now.at):
+            break
+        if incident.committed_at is None:
+            incident = turn.put(incident, committed_at=turn.now.at)
+        incident = turn.mark(incident, "first_evacuate")
+        incident, _ = turn.send(incident, CommandKind.EVACUATE, server.id, not_after=end)
+        incident = turn.put_server(
+            incident,
+            server,
+            f"{server.name or server.id} is evacuated"
+            + (f" (attempt {server.attempts + 1})" if server.attempts else ""),
+            stage=ServerStage.SENT,
+            attempts=server.attempts + 1,
+            reason="",
+        )
+        turn.tell("server.evacuate.start", incident, **_server(server))
+    return incident
+
+
+def evacuated(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -> Incident:
+    """Nova's answer to one evacuate. It only says that the request was taken."""
+    recovery = turn.host_policy(incident.host).recovery
+    server = next((s for s in incident.servers if s.id == command.subject), None)
+    if server is None or server.stage is not ServerStage.SENT:
+        return incident
+    if outcome.status is Status.OK:
+        return turn.put_server(incident, server, stage=ServerStage.MOVING)
+    if outcome.status is Status.LOST:
+        return turn.put_server(
+            incident,
+            server,
+            f"{server.name or server.id}: the answer was lost; looking again after {recovery.api_max_s:.0f} s",
+            stage=ServerStage.LOST,
+            reason=f"the answer was lost: {outcome.error}",
+            next_at=turn.now.at + recovery.api_max_s,
+        )
+    return again(turn, incident, server, outcome.error)
+
+
+def again(turn: Turn, incident: Incident, server: ServerProgress, reason: str) -> Incident:
+    """An attempt failed: the window shrinks, the server is looked at anew and tried later."""
+    recovery = turn.host_policy(incident.host).recovery
+    pause = retry_pause(recovery, server.attempts)
+    turn.tell("server.evacuate.error", incident, **_server(server), error=reason, retry_s=pause)
+    turn.wake(incident, turn.now.at + pause)
+    incident = turn.put(
+        incident,
+        surveyed=False,
+        poll_at=max(incident.poll_at, turn.now.at + min(pause, recovery.poll_s)),
+        window=max(float(recovery.window_min), incident.window / 2),
+    )
+    return turn.put_server(
+        incident,
+        server,
+        f"{server.name or server.id} was not moved: {reason}; again in {pause:.0f} s",
+        stage=ServerStage.RETRY,
+        reason=reason,
+        next_at=turn.now.at + pause,
+    )
+
+
+def follow(turn: Turn, incident: Incident) -> Incident:
+    """One query for all servers in flight."""
+    watched = [s for s in incident.servers if s.stage in STAGES_IN_FLIGHT or s.stage is ServerStage.HELD]
+    if not watched or turn.pending(incident, CommandKind.FOLLOW):
+        return incident
+    if turn.now.at < incident.poll_at:
+        turn.wake(incident, incident.poll_at)
+        return incident
+    incident, _ = turn.send(incident, CommandKind.FOLLOW)
+    return incident
+
+
+def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+    """Judge every server in flight by its newest record."""
+    recovery = turn.host_policy(incident.host).recovery
+    incident = turn.put(incident, poll_at=turn.now.at + recovery.poll_s)
+    turn.wake(incident, incident.poll_at)
+    if outcome.status is not Status.OK or outcome.survey is None:
+        return turn.wait(incident, f"the evacuations cannot be followed: {outcome.error}")
+    incident = turn.wait(incident, "")
+    records = select.newest(outcome.survey.migrations)
+    landed = 0
+    for server in incident.servers:
+        record = records.get(server.id)
+        if server.stage is ServerStage.HELD:
+            if record is not None and record.status in EVACUATION_LANDED and record.id >= server.baseline:
+                incident = turn.put_server(
+                    incident, server, stage=ServerStage.LANDED, dest=record.dest, reason="", wait_for=()
+                )
+            elif record is not None and record.status in MIGRATION_ENDED and record.id == server.baseline:
+                incident = turn.put_server(incident, server, stage=ServerStage.WAITING, reason="", wait_for=())
+            continue
+        if server.stage not in STAGES_IN_FLIGHT:
+            continue
+        stage, reason, dest = select.judge(server, record)
+        if stage is ServerStage.LANDED:
+            landed += 1
+            incident = turn.put_server(
+                incident, server, f"{server.name or server.id} is on {dest}", stage=stage, reason="", dest=dest
+            )
+        elif stage is ServerStage.RETRY:
+            assert record is not None
+            incident = again(turn, incident, server.with_(baseline=record.id), reason)
+        elif stage is ServerStage.MOVING and server.stage is not ServerStage.SENT:
+            if dest and guards.proven_off(turn.state, dest, turn.policy, turn.now.at):
+                assert record is not None
+                reason = f"its destination {dest} is off"
+                incident = again(turn, incident, server.with_(baseline=record.id), reason)
+            elif (stage, reason, dest) != (server.stage, server.reason, server.dest):
+                incident = turn.put_server(incident, server, stage=stage, reason=reason, dest=dest)
+        elif stage is None and server.stage is ServerStage.LOST and turn.now.at >= server.next_at:
+            incident = again(turn, incident, server, "its request left no record")
+    if landed:
+        window = min(float(recovery.window_max), incident.window + landed)
+        incident = turn.put(incident, window=window)
+        turn.tell("host.evacuation.progress", incident, **counts(incident))
+    return incident
+
+
+def give_up(turn: Turn, incident: Incident) -> Incident:
+    """After settle_after_s, or an operator's release: what is not on its way stays where it is, and is named."""
+    late = incident.settle_by is not None and turn.now.at >= incident.settle_by
+    if not late and not incident.released:
+        if incident.settle_by is not None:
+            turn.wake(incident, incident.settle_by)
+        return incident
+    why = f"released by {incident.released}" if incident.released else "settle_after_s has passed"
+    for server in incident.servers:
+        # a request that is under way is waited for: Nova may still carry it out
+        if server.stage in STAGES_DONE or server.stage in (ServerStage.SENT, ServerStage.LANDED, ServerStage.STARTING):
+            continue
+        if server.stage is ServerStage.LOST and turn.now.at < server.next_at:
+            continue
+        reason = f"{why}; last: {server.reason or server.stage}"
+        incident = turn.put_server(
+            incident,
+            server,
+            f"{server.name or server.id} is given up: {reason}",
+            stage=ServerStage.GIVEN_UP,
+            reason=reason,
+        )
+    return incident
+
+
+def counts(incident: Incident) -> dict[str, int]:
+    """Numbers for a progress bar: total to be moved, moved, in flight, waiting, not moved."""
+    stages = [s.stage for s in incident.servers]
+    left = sum(s in (ServerStage.NOT_MOVED, ServerStage.GIVEN_UP) for s in stages)
+    moved = sum(s in (ServerStage.LANDED, ServerStage.STARTING, ServerStage.VERIFIED) for s in stages)
+    flying = sum(s in STAGES_IN_FLIGHT for s in stages)
+    return {
+        "total": len(stages),
+        "moved": moved,
+        "in_flight": flying,
+        "waiting": len(stages) - left - moved - flying,
+        "not_moved": left,
+    }
+
+
+def count(incident: Incident) -> str:
+    """The same in words."""
+    n = counts(incident)
+    parts = [f"{n[k]} {k.replace('_', ' ')}" for k in ("moved", "in_flight", "waiting", "not_moved") if n[k]]
+    return ", ".join(parts) or "none"
+
+
+def _server(server: ServerProgress) -> dict[str, object]:
+    return {
+        "server": server.id,
+        "name": server.name,
+        "project_id": server.project_id,
+        "tags": list(server.tags),
+        "attempt": server.attempts + (0 if server.stage is ServerStage.SENT else 1),
+    }

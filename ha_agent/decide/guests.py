@@ -1,0 +1,79 @@
+"""Incidents of one guest: announced, and rebooted where policy says so."""
+
+from __future__ import annotations
+
+from ha_agent import guards
+from ha_agent.decide.evacuate import LOOK_AGAIN_S, retry_pause
+from ha_agent.decide.turn import Turn
+from ha_agent.model import (
+    CommandKind,
+    GuestFault,
+    Incident,
+    Kind,
+    Mode,
+    Outcome,
+    Phase,
+    ServerProgress,
+    ServerStage,
+    Status,
+    Verdict,
+)
+from ha_agent.plans import plan_for
+
+
+def on_fault(turn: Turn, event: GuestFault) -> None:
+    """One believed event of a guest. While its host or the guest itself has an open incident it is only noted there."""
+    if event.host not in turn.policy.hosts or turn.policy.guest_mode == "ignore":
+        return
+    open_ones = [i for i in turn.incidents.values() if i.phase is Phase.OPEN and i.host == event.host]
+    for incident in open_ones:
+        if incident.kind is Kind.HOST or incident.subject == event.server:
+            turn.put(incident, f"guest {event.server}: {event.fault}")
+            return
+    mode = Mode.AUTO if turn.policy.guest_mode == "auto" else Mode.NOTIFY
+    incident = turn.open(
+        new_id=event.new_id,
+        event=event,
+        host=event.host,
+        plan=plan_for(Kind.GUEST, Verdict.ALIVE, mode, fence=False),
+        kind=Kind.GUEST,
+        subject=event.server,
+        mode=mode,
+        verdict=Verdict.ALIVE,
+        reason=event.fault,
+        servers=(ServerProgress(id=event.server, prior="ACTIVE"),),
+    )
+    turn.tell("guest.event", incident, server=event.server, fault=event.fault)
+
+
+def announce(turn: Turn, incident: Incident) -> Incident:
+    """The owner was told when the incident was opened."""
+    return turn.next_step(turn.put(incident, announced=True), "announced")
+
+
+def reboot(turn: Turn, incident: Incident) -> Incident:
+    """A hard reboot through Nova."""
+    if turn.pending(incident, CommandKind.REBOOT):
+        return incident
+    if turn.now.at < incident.next_at:
+        turn.wake(incident, incident.next_at)
+        return incident
+    refusal = guards.may_act(turn.state, incident.host, turn.policy)
+    if refusal is not None:
+        turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
+        return turn.block(incident, refusal)
+    incident, _ = turn.send(turn.unblock(incident), CommandKind.REBOOT, incident.subject)
+    turn.tell("guest.recovery.start", incident, server=incident.subject, action="reboot")
+    return turn.put(incident, "hard reboot is sent")
+
+
+def rebooted(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+    """Taken, or tried again."""
+    if outcome.status is not Status.OK:
+        turn.tell("guest.recovery.error", incident, server=incident.subject, action="reboot", error=outcome.error)
+        incident = turn.put(incident, rounds=incident.rounds + 1)
+        pause = retry_pause(turn.host_policy(incident.host).recovery, incident.rounds)
+        return turn.put(incident, f"the reboot failed: {outcome.error}", next_at=turn.now.at + pause)
+    server = incident.servers[0].with_(stage=ServerStage.LANDED)
+    turn.tell("guest.recovery.end", incident, server=incident.subject, action="reboot")
+    return turn.next_step(turn.put(incident, servers=(server,)), "Nova took the reboot")

@@ -1,0 +1,149 @@
+"""VERIFY and SETTLE: each moved server is in its prior state on another host; then nothing of the dead host moves any more."""
+
+from __future__ import annotations
+
+from ha_agent import guards
+from ha_agent.decide.evacuate import LOOK_AGAIN_S, count, counts
+from ha_agent.decide.turn import Turn, evidence_data, summary
+from ha_agent.model import (
+    CommandKind,
+    Incident,
+    Kind,
+    Outcome,
+    Server,
+    ServerProgress,
+    ServerStage,
+    Status,
+)
+
+MISSING_LOOKS = 3  # a server that complete listings of its destination lack this often is not there
+MEND_PAUSE_S = 30.0
+
+
+def run(turn: Turn, incident: Incident) -> Incident:
+    """One list per destination, until each landed server was seen in its prior state."""
+    landed = [s for s in incident.servers if s.stage in (ServerStage.LANDED, ServerStage.STARTING)]
+    if not landed:
+        return turn.next_step(incident, f"verified: {count(incident)}")
+    if incident.settle_by is not None and (turn.now.at >= incident.settle_by or incident.released):
+        for server in landed:
+            incident = turn.put_server(
+                incident,
+                server,
+                f"{server.name or server.id} is given up: {server.reason or 'not verified'}",
+                stage=ServerStage.GIVEN_UP,
+                reason=server.reason or "not verified in time",
+            )
+        return incident
+    if turn.pending(incident, CommandKind.LIST_SERVERS):
+        return incident
+    if turn.now.at < incident.poll_at:
+        turn.wake(incident, incident.poll_at)
+        return incident
+    hosts = tuple(sorted({s.dest or incident.host for s in landed}))
+    incident, _ = turn.send(incident, CommandKind.LIST_SERVERS, hosts=hosts)
+    return incident
+
+
+def listed(turn: Turn, incident: Incident, hosts: tuple[str, ...], outcome: Outcome) -> Incident:
+    """Compare what Nova lists with what each server was before."""
+    recovery = turn.host_policy(incident.host).recovery
+    incident = turn.put(incident, poll_at=turn.now.at + recovery.poll_s)
+    turn.wake(incident, incident.poll_at)
+    if outcome.status is not Status.OK or outcome.survey is None:
+        return turn.wait(incident, f"the moved servers cannot be listed: {outcome.error}")
+    incident = turn.wait(incident, "")
+    rows = {s.id: s for s in outcome.survey.servers}
+    for server in incident.servers:
+        if server.stage not in (ServerStage.LANDED, ServerStage.STARTING):
+            continue
+        if (server.dest or incident.host) not in hosts:
+            continue
+        incident = judge(turn, incident, server, rows.get(server.id))
+    return incident
+
+
+def judge(turn: Turn, incident: Incident, server: ServerProgress, row: Server | None) -> Incident:
+    """One server: verified, mended, or waited for."""
+    name = server.name or server.id
+    if row is None:
+        looks = server.looks + 1
+        if looks < MISSING_LOOKS:
+            return turn.put_server(incident, server, looks=looks, reason=f"not listed on {server.dest} yet")
+        why = f"no longer on {server.dest}: moved on or deleted by somebody else"
+        return turn.put_server(incident, server, f"{name}: {why}", stage=ServerStage.NOT_MOVED, reason=why)
+    if row.task_state:
+        return turn.put_server(incident, server, reason=f"Nova is still {row.task_state}")
+    wanted = server.prior if server.prior in ("ACTIVE", "SHUTOFF") else row.status
+    if row.status == wanted and row.status in ("ACTIVE", "SHUTOFF"):
+        if incident.kind is Kind.HOST and server.dest:
+            turn.tell(
+                "server.evacuate.end",
+                incident,
+                server=server.id,
+                name=server.name,
+                project_id=server.project_id,
+                tags=list(server.tags),
+                dest=server.dest,
+                status=row.status,
+                attempts=server.attempts,
+            )
+        where = f"is {row.status} on {row.host}"
+        return turn.put_server(incident, server, f"{name} {where}", stage=ServerStage.VERIFIED, reason="")
+    return mend(turn, incident, server, row, wanted)
+
+
+def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wanted: str) -> Incident:
+    """Bring a landed server to its prior state; each attempt at most every MEND_PAUSE_S."""
+    name = server.name or server.id
+    incident = turn.put_server(incident, server, reason=f"it is {row.status}, it was {server.prior}")
+    current = next(s for s in incident.servers if s.id == server.id)
+    if turn.now.at < server.next_at:
+        return incident
+    refusal = guards.may_act(turn.state, incident.host, turn.policy)
+    if refusal is not None:
+        turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
+        return turn.block(incident, refusal)
+    kind = {"ACTIVE": CommandKind.START, "SHUTOFF": CommandKind.STOP}.get(wanted, CommandKind.REBOOT)
+    if row.status not in ("ACTIVE", "SHUTOFF"):
+        kind = CommandKind.REBOOT
+    incident, _ = turn.send(incident, kind, server.id)
+    return turn.put_server(
+        incident,
+        current,
+        f"{name} is {row.status}, it was {server.prior}: {kind} is sent",
+        stage=ServerStage.STARTING,
+        next_at=turn.now.at + MEND_PAUSE_S,
+    )
+
+
+def mended(turn: Turn, incident: Incident, subject: str, outcome: Outcome) -> Incident:
+    """The answer to a start, stop or reboot: only looked at for its error; the list says how the server is."""
+    server = next((s for s in incident.servers if s.id == subject), None)
+    if server is None or outcome.status is Status.OK:
+        return incident
+    return turn.put_server(incident, server, reason=f"it could not be brought to {server.prior}: {outcome.error}")
+
+
+def settle(turn: Turn, incident: Incident) -> Incident:
+    """From here on no evacuate intent is written; heartbeats are expected again (S2b)."""
+    incident = turn.mark(turn.put(incident, settled=True), "settled")
+    for server in incident.servers:
+        if server.stage in (ServerStage.NOT_MOVED, ServerStage.GIVEN_UP):
+            turn.tell(
+                "server.not_moved",
+                incident,
+                server=server.id,
+                name=server.name,
+                project_id=server.project_id,
+                tags=list(server.tags),
+                why=server.reason,
+            )
+    turn.tell(
+        "host.evacuation.end",
+        incident,
+        evidence=evidence_data(incident.evidence),
+        servers=summary(incident),
+        **counts(incident),
+    )
+    return turn.next_step(incident, f"settled: {count(incident)}")

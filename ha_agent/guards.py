@@ -27,7 +27,7 @@ from ha_agent.policy import Fencing, HostPolicy, Policy, Storm
 GUARDED = DESTRUCTIVE - {CommandKind.OPEN_GATE}
 
 
-class Refusal(Value):
+class Refusal(Value, frozen=True, kw_only=True):
     """Why not: `reason` for a human, `release`: the command or event that ends it."""
 
     reason: str
@@ -94,6 +94,11 @@ def storm(state: State, incident: Incident, policy: Policy, now_s: float) -> Ref
             release=f"ha-agent fence {incident.host}",
         )
     return None
+
+
+def _domain(policy: Policy, host: str) -> str:
+    known = policy.hosts.get(host)
+    return known.domain if known else ""
 
 
 def may_fence(state: State, incident: Incident, policy: Policy, now_s: float) -> Refusal | None:

@@ -17,7 +17,7 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False, forb
     """A frozen value. Unknown fields of a newer minor version are ignored when it is read."""
 
 
-class Now(Value):
+class Now(Value, frozen=True, kw_only=True):
     """The time at which something is decided. `at`: CLOCK_BOOTTIME seconds; `wall`: Unix seconds, display only."""
 
     at: float
@@ -70,7 +70,7 @@ class Power(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Reading(Value):
+class Reading(Value, frozen=True, kw_only=True):
     """One look at one fencing device. `at` is taken before the request was sent. `machine`: which machine the device says it is
     (GUID), empty where it cannot say. `error`: why the power is UNKNOWN."""
 
@@ -90,7 +90,7 @@ class EvidenceKind(StrEnum):
     TRUSTED = "trusted"  # a level that the operator declared trusted
 
 
-class Evidence(Value):
+class Evidence(Value, frozen=True, kw_only=True):
     """Why we believe that a host is off (S2). `at`: time of the oldest of the newest readings of its devices."""
 
     kind: EvidenceKind
@@ -104,7 +104,7 @@ class Evidence(Value):
 # --- Nova's things -----------------------------------------------------------------------------------------------------
 
 
-class ComputeService(Value):
+class ComputeService(Value, frozen=True, kw_only=True):
     """A row of os-services. `state` is None where Nova cannot say (a cell is down). `updated_at`: Nova's text, compared for
     change only."""
 
@@ -116,7 +116,7 @@ class ComputeService(Value):
     updated_at: str = ""
 
 
-class Server(Value):
+class Server(Value, frozen=True, kw_only=True):
     """An instance, as Nova lists it. `local_disk`: it boots from an image on its host's own disk, so that an evacuation loses
     its data; None where that cannot be said."""
 
@@ -133,7 +133,7 @@ class Server(Value):
     local_disk: bool | None = None
 
 
-class Migration(Value):
+class Migration(Value, frozen=True, kw_only=True):
     """A row of os-migrations. `id` grows with time."""
 
     id: int
@@ -150,7 +150,7 @@ MIGRATION_ENDED = frozenset({"completed", "failed", "error", "cancelled", "confi
 EVACUATION_LANDED = frozenset({"done", "completed"})
 
 
-class Survey(Value):
+class Survey(Value, frozen=True, kw_only=True):
     """What Nova says of a host: its servers, every migration that names it, and unfinished evacuations of its servers elsewhere."""
 
     servers: tuple[Server, ...] = ()
@@ -178,7 +178,7 @@ STAGES_DONE = frozenset({ServerStage.VERIFIED, ServerStage.NOT_MOVED, ServerStag
 STAGES_IN_FLIGHT = frozenset({ServerStage.SENT, ServerStage.LOST, ServerStage.MOVING})
 
 
-class ServerProgress(Value):
+class ServerProgress(Value, frozen=True, kw_only=True):
     """One server of an incident. `prior`: its status before the failure. `baseline`: the newest migration id before our attempt;
     only newer records are ours. `wait_for`: hosts that must be proven not to run it first."""
 
@@ -279,7 +279,7 @@ DESTRUCTIVE = frozenset(
 )
 
 
-class Command(Value):
+class Command(Value, frozen=True, kw_only=True):
     """An intent. `id` = hash(incident, step, subject, attempt). `subject`: a host or a server id; `host`: the host concerned.
     `hosts`: for LIST_SERVERS. `not_after`: boottime seconds after which it must not be sent any more (the evidence has aged)."""
 
@@ -305,13 +305,13 @@ class Status(StrEnum):
     LOST = "lost"  # unknown: it may have happened (S9)
 
 
-class Presence(Value):
+class Presence(Value, frozen=True, kw_only=True):
     """Whether a domain exists on a host: True, False, or None where its remote cannot say."""
 
     present: bool | None
 
 
-class Outcome(Value):
+class Outcome(Value, frozen=True, kw_only=True):
     """The end of a command. `data` is what was read, where the command reads; `error` one sentence, without secrets."""
 
     command: str
@@ -322,7 +322,7 @@ class Outcome(Value):
     presence: Presence | None = None
 
 
-class Entry(Value):
+class Entry(Value, frozen=True, kw_only=True):
     """One line of an incident's history, for a human. `actor`: who made it so; empty for ourselves."""
 
     at: float
@@ -332,7 +332,7 @@ class Entry(Value):
     actor: str = ""
 
 
-class Incident(Value):
+class Incident(Value, frozen=True, kw_only=True):
     """One failure, from detection to closure. `boot_id`: of the host's last life. `committed_at`: when the first evacuate intent
     (notify mode: force_down) was journalled; before it a heartbeat cancels, after it S1 outranks S5 (S2b)."""
 
@@ -396,7 +396,7 @@ class Incident(Value):
         return self.plan[min(self.position, len(self.plan) - 1)]
 
 
-class FenceRecord(Value):
+class FenceRecord(Value, frozen=True, kw_only=True):
     """A host that was fenced, for the storm guard (S6)."""
 
     host: str
@@ -405,7 +405,7 @@ class FenceRecord(Value):
     at: float
 
 
-class HostRecord(Value):
+class HostRecord(Value, frozen=True, kw_only=True):
     """What is kept of a host over restarts. `first_seen_wall`: of the first heartbeat ever. `cleared_boot_id`: the boot that its gate
     was last opened for. `machine`: the id that its fencing devices reported while it was known alive, by device."""
 
@@ -418,7 +418,7 @@ class HostRecord(Value):
     machine: dict[str, str] = {}
 
 
-class Fleet(Value):
+class Fleet(Value, frozen=True, kw_only=True):
     """What holds for all hosts. The first start is disarmed (S6)."""
 
     epoch: int = 0
@@ -429,7 +429,7 @@ class Fleet(Value):
     fences: tuple[FenceRecord, ...] = ()
 
 
-class State(Value):
+class State(Value, frozen=True, kw_only=True):
     """All that `decide` knows. Mappings are never changed in place."""
 
     fleet: Fleet = Fleet()
@@ -438,7 +438,7 @@ class State(Value):
     closed: tuple[str, ...] = ()  # ids of closed incidents whose documents are still in `incidents`
 
 
-class Notification(Value):
+class Notification(Value, frozen=True, kw_only=True):
     """What is told to the outside. `id` is stable over re-sending. `event_type` without the `ha_agent.` prefix."""
 
     id: str
@@ -451,11 +451,11 @@ class Notification(Value):
 # --- events: all that `decide` is told ---------------------------------------------------------------------------------
 
 
-class Event(Value, tag=True):
+class Event(Value, frozen=True, kw_only=True, tag=True):
     """Something that happened. Events that may open an incident carry an unused `new_id`."""
 
 
-class VerdictGiven(Event):
+class VerdictGiven(Event, frozen=True, kw_only=True):
     """The witness believes this of a host, now. Repeated while it holds and an incident is open."""
 
     host: str
@@ -468,7 +468,7 @@ class VerdictGiven(Event):
     new_id: str = ""
 
 
-class Beat(Event):
+class Beat(Event, frozen=True, kw_only=True):
     """A heartbeat of a host with an open incident, or of one whose nova-compute waits at the gate."""
 
     host: str
@@ -478,7 +478,7 @@ class Beat(Event):
     new_id: str = ""
 
 
-class Reached(Event):
+class Reached(Event, frozen=True, kw_only=True):
     """A witness reached a host that has an open incident (a signed answer)."""
 
     host: str
@@ -486,21 +486,23 @@ class Reached(Event):
     boot_id: str = ""
 
 
-class Finished(Event):
+class Finished(Event, frozen=True, kw_only=True):
     """A command ended."""
 
     outcome: Outcome
 
 
-class Tick(Event):
+class Tick(Event, frozen=True, kw_only=True):
     """Time has passed: something may be due."""
 
 
-class Resumed(Event):
+class Resumed(Event, frozen=True, kw_only=True):
     """A controller took over: every pending command of the last one has lost its answer. `epoch`: the new one."""
 
+    epoch: int
 
-class Paused(Event):
+
+class Paused(Event, frozen=True, kw_only=True):
     """Our own process did not run for `gap_s`: look before acting (S8)."""
 
     gap_s: float
@@ -522,7 +524,7 @@ class Order(StrEnum):
     FOREIGN = "foreign"  # not a person: another claimant of our hosts was met
 
 
-class Operator(Event):
+class Operator(Event, frozen=True, kw_only=True):
     """An order by a person (or a script). `incident` binds a confirmation to one incident; empty: the open one of the host."""
 
     order: Order
@@ -533,7 +535,7 @@ class Operator(Event):
     new_id: str = ""
 
 
-class GuestFault(Event):
+class GuestFault(Event, frozen=True, kw_only=True):
     """A believed guest event. `fault`: watchdog, crashed, io_error …"""
 
     host: str

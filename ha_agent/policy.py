@@ -5,7 +5,7 @@ from __future__ import annotations
 from ha_agent.model import Mode, Value
 
 
-class Detection(Value):
+class Detection(Value, frozen=True, kw_only=True):
     """Times of detection, seconds. Silence of `suspect_after_s` makes a suspect, of `down_after_s` a verdict.
 
     `hung_patience_s`: how long Nova's view must stand still while the kernel answers TCP. `probe_interval_s`: one round of
@@ -31,7 +31,7 @@ class Detection(Value):
     verdict_max_age_s: float = 5.0
 
 
-class Storm(Value):
+class Storm(Value, frozen=True, kw_only=True):
     """S6: at most this many hosts fenced within `window_s`, in all and per failure domain; a share is rounded down, never below one."""
 
     max_hosts: int = 5
@@ -40,7 +40,7 @@ class Storm(Value):
     domain_max_hosts: int = 3
 
 
-class Fencing(Value):
+class Fencing(Value, frozen=True, kw_only=True):
     """Fencing of one host. `levels`: the names of each level's devices (none: by hand only). `trusted_levels`: whose word does not age.
     `attempt_s`: the deadline of one level's attempt. `read_s`: of one look. `host_interval_s`: least time between two fences of a host."""
 
@@ -57,7 +57,7 @@ class Fencing(Value):
     power_on_after: bool = True
 
 
-class Select(Value):
+class Select(Value, frozen=True, kw_only=True):
     """Which servers are protected. A server is chosen by any of these; `opt_out_tag` wins."""
 
     server_tag: str = "automatic-recovery"
@@ -69,7 +69,7 @@ class Select(Value):
     all: bool = False
 
 
-class Recovery(Value):
+class Recovery(Value, frozen=True, kw_only=True):
     """Recovery of one host's servers. Times in seconds."""
 
     mode: Mode = Mode.AUTO
@@ -86,7 +86,7 @@ class Recovery(Value):
     api_max_s: float = 60.0
 
 
-class HostPolicy(Value):
+class HostPolicy(Value, frozen=True, kw_only=True):
     """Everything that holds for one host."""
 
     name: str
@@ -96,7 +96,7 @@ class HostPolicy(Value):
     recovery: Recovery = Recovery()
 
 
-class Policy(Value):
+class Policy(Value, frozen=True, kw_only=True):
     """Everything that holds. `hosts` names every known host: nothing is ever done to another one."""
 
     controller: str = "controller-1"

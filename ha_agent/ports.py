@@ -42,7 +42,7 @@ class Random(Protocol):
 # --- store -------------------------------------------------------------------------------------------------------------
 
 
-class Document(Value):
+class Document(Value, frozen=True, kw_only=True):
     """A stored document. `revision` grows with every write of its key; 0 means that it does not exist."""
 
     kind: str
@@ -51,7 +51,7 @@ class Document(Value):
     revision: int
 
 
-class Put(Value):
+class Put(Value, frozen=True, kw_only=True):
     """Write a document. `expect`: the revision it must have now (0: must not exist); None: whatever it is."""
 
     kind: str
@@ -60,14 +60,14 @@ class Put(Value):
     expect: int | None = None
 
 
-class Delete(Value):
+class Delete(Value, frozen=True, kw_only=True):
     """Remove a document; absent is fine."""
 
     kind: str
     key: str
 
 
-class Lease(Value):
+class Lease(Value, frozen=True, kw_only=True):
     """Who may act. `epoch` grows with every election. `changes` grows with every renewal: a taker watches it stand still for
     one full lease before it takes over. `lease_s`: how long it holds after its last renewal."""
 
@@ -182,14 +182,14 @@ class Cloud(Protocol):
 # --- heartbeat ---------------------------------------------------------------------------------------------------------
 
 
-class Observation(Value, tag=True):
+class Observation(Value, frozen=True, kw_only=True, tag=True):
     """What a detector saw. `at`: boottime seconds of the controller."""
 
     host: str
     at: float
 
 
-class Heartbeat(Observation):
+class Heartbeat(Observation, frozen=True, kw_only=True):
     """A frame of the host's remote. `boot_id`: of its kernel; `started_s`: seconds since its remote started; `waiting_gate`: its
     nova-compute waits at the gate."""
 
@@ -203,14 +203,14 @@ class Heartbeat(Observation):
     machine: str = ""
 
 
-class Disconnected(Observation):
+class Disconnected(Observation, frozen=True, kw_only=True):
     """The connection to the host's remote ended or could not be made. `answered`: its kernel answered TCP (a refusal counts)."""
 
     answered: bool
     error: str = ""
 
 
-class ProbeAnswered(Observation):
+class ProbeAnswered(Observation, frozen=True, kw_only=True):
     """A witness's word on `host`. `nonce` names the round; `boot_id` where the answer is signed."""
 
     witness: str
@@ -219,26 +219,26 @@ class ProbeAnswered(Observation):
     boot_id: str = ""
 
 
-class PowerSeen(Observation):
+class PowerSeen(Observation, frozen=True, kw_only=True):
     """The host's fencing level 1 was read during suspicion."""
 
     readings: tuple[Reading, ...] = ()
 
 
-class NovaSeen(Observation):
+class NovaSeen(Observation, frozen=True, kw_only=True):
     """Nova's row of the host was read; None: Nova could not be read, or has no such row."""
 
     service: ComputeService | None = None
 
 
-class Reported(Observation):
+class Reported(Observation, frozen=True, kw_only=True):
     """Somebody outside says that the host failed. It makes a suspect, never evidence."""
 
     source: str
     text: str = ""
 
 
-class ForeignClaim(Observation):
+class ForeignClaim(Observation, frozen=True, kw_only=True):
     """The host's remote knows another controller with another store or a newer epoch."""
 
     controller: str

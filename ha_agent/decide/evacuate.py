@@ -29,7 +29,7 @@ LOOK_AGAIN_S = 1.0
 
 def retry_pause(recovery: Recovery, attempts: int) -> float:
     """Seconds until the next attempt: doubling, bounded."""
-    return min(recovery.retry_max_s, recovery.retry_min_s * 2 ** min(max(attempts - 1, 0), 10))
+    return min(recovery.retry_max_s, recovery.retry_min_s * float(2 ** min(max(attempts - 1, 0), 10)))
 
 
 # --- FORCE_DOWN ---
@@ -49,14 +49,15 @@ def force_down(turn: Turn, incident: Incident) -> Incident:
     if refusal is not None:
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
         return fence.upkeep(turn, turn.block(incident, refusal))
+    evidence = incident.evidence
+    assert evidence is not None
     incident = turn.unblock(incident)
-    assert incident.evidence is not None
     if incident.mode is Mode.NOTIFY and incident.committed_at is None:
         incident = turn.put(incident, committed_at=turn.now.at)
     incident, _ = turn.send(
         turn.put(incident, forced=True),
         CommandKind.FORCE_DOWN,
-        not_after=guards.expires_at(incident.evidence, policy.fencing),
+        not_after=guards.expires_at(evidence, policy.fencing),
     )
     return incident
 

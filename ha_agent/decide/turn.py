@@ -33,14 +33,14 @@ from ha_agent.policy import HostPolicy, Policy
 FAR = 1e18  # "never", as a time
 
 
-class Told(Value):
+class Told(Value, frozen=True, kw_only=True):
     """A notification to be: the engine gives it an id."""
 
     event_type: str
     data: dict[str, Any]
 
 
-class Decision(Value):
+class Decision(Value, frozen=True, kw_only=True):
     """What `decide` answers: the new state, what to do, what to tell, and one log line per change."""
 
     state: State

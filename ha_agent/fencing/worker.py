@@ -1,0 +1,245 @@
+"""The process in which one attempt on one fencing device happens, so that it can be killed at any moment.
+
+Started as `python -m ha_agent.fencing.worker PARENT_PID`. Requests arrive on stdin and lines leave on stdout, both
+JSON, one a line. The secret is read here, from the device's password file: it never crosses a process, an argument
+list or an environment. The worker dies with its parent. It looks at the clock immediately before every packet of an
+off or on, so that one which was frozen and thawed sends nothing late.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+import msgspec
+
+from ha_agent.errors import DriverError, Unanswered
+from ha_agent.fencing.topology import Device
+from ha_agent.model import Power, Reading, Value
+
+SECRET_MAX = 4096
+REQUEST_MAX = 65536
+PR_SET_PDEATHSIG = 1
+
+
+class Request(Value, frozen=True):
+    """What to do. Times in seconds of CLOCK_BOOTTIME: after `act_by` no off or on is sent, after `until` nothing is.
+    `expect`: the machine that the device must say it is, empty for any. Off is read twice, `gap_s` apart, and looked
+    at every `poll_s`."""
+
+    op: Literal["read", "off", "on"]
+    device: Device
+    act_by: float
+    until: float
+    expect: str = ""
+    gap_s: float = 0.5
+    poll_s: float = 0.5
+
+
+class Line(Value, frozen=True):
+    """What the worker says. `ready`: it can take a request · `taken`: it has one · `doing`: what it is at, for the
+    error if it must be killed · `reading` · `trouble`: a failure after which it goes on · `end`: nothing more follows;
+    `text` is the error, empty if there is none."""
+
+    kind: Literal["ready", "taken", "doing", "reading", "trouble", "end"]
+    text: str = ""
+    reading: Reading | None = None
+
+
+class Device_(Protocol):  # PowerDevice plus its end; `Device` is the value
+    def read(self) -> Power: ...
+    def off(self) -> None: ...
+    def on(self) -> None: ...
+    def machine(self) -> str: ...
+    def close(self) -> None: ...
+
+
+class Time(Protocol):
+    """The clock of an attempt. `now`: CLOCK_BOOTTIME seconds."""
+
+    def now(self) -> float: ...
+    def wall(self) -> float: ...
+    def sleep(self, seconds: float) -> None: ...
+
+
+class _Boottime:
+    def now(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wall(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class Attempt:
+    """One request, carried out on a device. `tell` takes the lines."""
+
+    def __init__(self, request: Request, device: Device_, tell: Callable[[Line], None], clock: Time) -> None:
+        self._request = request
+        self._device = device
+        self._tell = tell
+        self._clock = clock
+        self._machine = ""
+        self._refused = ""
+
+    def run(self) -> str:
+        """Returns the error, empty when all was done and read."""
+        try:
+            self._identify()
+            if self._request.op == "read":
+                self._look()
+                return ""
+            return self._switch()
+        except (DriverError, Unanswered) as error:
+            return str(error)
+
+    def _identify(self) -> None:
+        self._tell(Line(kind="doing", text="logging in"))
+        try:
+            self._machine = self._device.machine()
+        except Unanswered:
+            if self._request.expect:
+                raise
+        expect = self._request.expect
+        if expect and self._machine.lower() != expect.lower():
+            says = f"says that it is {self._machine}" if self._machine else "does not say any more which machine it is"
+            raise DriverError(f"wrong machine: {self._request.device.name} {says}, expected {expect}; nothing was sent")
+
+    def _switch(self) -> str:
+        op = self._request.op
+        self._tell(Line(kind="doing", text=f"sending {op}"))
+        started = self._clock.now()
+        if started > self._request.act_by:
+            raise DriverError(f"too late: {op} was not sent")
+        try:
+            self._device.off() if op == "off" else self._device.on()
+        except DriverError as error:  # some BMCs refuse an off when it is off already: what counts is what is read
+            self._refused = str(error)
+        except Unanswered as error:  # it may have worked
+            self._tell(Line(kind="trouble", text=str(error)))
+        self._tell(Line(kind="doing", text=f"waiting for it to read {op}"))
+        return self._watch(Power.OFF if op == "off" else Power.ON, started)
+
+    def _watch(self, wanted: Power, started: float) -> str:
+        """Reads until it reads as wanted (off: twice, `gap_s` apart, and nothing else between), or until the end."""
+        first: float | None = None
+        others = 0
+        while True:
+            reading = self._look()
+            if reading is None:
+                first = None
+            elif reading.power is wanted:
+                first = reading.at if first is None else first
+                if wanted is Power.ON or reading.at - first >= self._request.gap_s:
+                    return ""
+            else:
+                first, others = None, others + 1
+                if self._refused and others >= 2:
+                    return self._refused
+            # Off is read the second time as soon as that counts, anything else at the pace of the poll.
+            pause = (
+                self._request.poll_s if first is None else max(first + self._request.gap_s - self._clock.now(), 0.01)
+            )
+            if self._clock.now() + pause >= self._request.until:
+                return (
+                    self._refused
+                    or f"not {wanted} {self._clock.now() - started:.1f} s after {self._request.op} was sent"
+                )
+            self._clock.sleep(pause)
+
+    def _look(self) -> Reading | None:
+        at, wall = self._clock.now(), self._clock.wall()
+        try:
+            power = self._device.read()
+        except (DriverError, Unanswered) as error:
+            if self._request.op == "read":
+                raise
+            self._tell(Line(kind="trouble", text=str(error)))
+            return None
+        reading = Reading(device=self._request.device.name, power=power, at=at, wall=wall, machine=self._machine)
+        self._tell(Line(kind="reading", reading=reading))
+        return reading
+
+
+def secret(path: str) -> bytes:
+    """The content of a password file without its line end. Raises DriverError."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(SECRET_MAX + 1).rstrip(b"\r\n")
+    except OSError as error:
+        raise DriverError(
+            f"the password file {path} cannot be read ({error.strerror}): correct its path or its rights"
+        ) from None
+    if not content or len(content) > SECRET_MAX:
+        raise DriverError(
+            f"the password file {path} is {'too long' if content else 'empty'}: put the password in its only line"
+        )
+    return content
+
+
+def serve(request: Request, tell: Callable[[Line], None], clock: Time) -> str:
+    """Carries one request out. Returns the error, empty if there is none."""
+
+    def may_send(changes: bool) -> None:
+        # Unanswered, for this may forbid only the repetition of a packet that was sent in time (S9).
+        if clock.now() > (min(request.act_by, request.until) if changes else request.until):
+            raise Unanswered(f"out of time: {request.op} is not sent any more" if changes else "out of time")
+
+    device = request.device
+    try:
+        if device.driver != "ipmi":
+            raise DriverError(f"there is no driver {device.driver}")
+        from ha_agent.fencing.ipmi import IpmiDevice
+
+        connection = IpmiDevice(device, secret(device.password_file), may_send)
+    except DriverError as error:
+        return str(error)
+    try:
+        return Attempt(request, connection, tell, clock).run()
+    finally:
+        connection.close()
+
+
+def _die_with(parent: int) -> None:
+    """No worker outlives the controller: the kernel kills it with its parent."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
+
+
+def main() -> None:
+    """Serves requests until stdin ends."""
+    _die_with(int(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the secret
+    import ha_agent.fencing.ipmi  # noqa: F401  # the slow import, before there is a request
+
+    output: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)  # pyghmi prints
+    os.dup2(quiet, 2)
+
+    def tell(line: Line) -> None:
+        output.write(msgspec.json.encode(line) + b"\n")
+
+    tell(Line(kind="ready"))
+    while line := sys.stdin.buffer.readline(REQUEST_MAX):
+        request = msgspec.json.decode(line, type=Request)
+        tell(Line(kind="taken"))
+        try:
+            error = serve(request, tell, _Boottime())
+        except Exception as broken:  # its text might hold anything, so only its kind is told
+            error = f"the driver failed: {type(broken).__name__}"
+        tell(Line(kind="end", text=error))
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ def host_bounds(host: HostPolicy) -> tuple[float, list[float]]:
     detection, fencing = host.detection, host.fencing
     alarm = detection.down_after_s + detection.probe_timeout_s + LOOP_SLACK_S
     first = detection.down_after_s + OFF_SLACK_S
-    return alarm, [first + (level + 1) * fencing.attempt_s for level in range(fencing.levels)]
+    return alarm, [first + (level + 1) * fencing.attempt_s for level in range(len(fencing.levels))]
 
 
 def bounds(policy: Policy) -> tuple[float, list[float]]:

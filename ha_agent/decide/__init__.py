@@ -169,6 +169,7 @@ def _resumed(turn: Turn, event: Resumed) -> set[str]:
     """S7: every intent of the last controller has lost its answer."""
     turn.put_fleet(epoch=event.epoch)
     turn.log(f"leading since epoch {event.epoch}")
+    turn.tell_controller("controller.leader")
     touched = set()
     for incident in list(turn.incidents.values()):
         if incident.phase is Phase.CLOSED:

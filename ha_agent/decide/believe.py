@@ -40,7 +40,7 @@ def on_verdict(turn: Turn, event: VerdictGiven) -> None:
         if record.suspect_since is None:
             turn.put_host(event.host, suspect_since=turn.now.at)
             turn.log(f"{event.host} is suspect: {event.reason}")
-            turn.tell("host.suspected", host=event.host, reason=event.reason, last_seen_s=_silence(turn, event))
+            turn.tell_host("host.suspected", event.host, verdict, event.reason, last_seen_s=_silence(turn, event))
         return
     if verdict in (Verdict.ALIVE, Verdict.REBOOTED):
         _alive(turn, event, incident)
@@ -123,7 +123,7 @@ def _alive(turn: Turn, event: VerdictGiven, incident: Incident | None) -> None:
         turn.put_host(host, suspect_since=None)
         turn.log(f"{host} is heard again")
         if incident is None:
-            turn.tell("host.cleared", host=host, reason=event.reason)
+            turn.tell_host("host.cleared", host, Verdict.ALIVE, event.reason)
     turn.put_host(host, boot_id=event.boot_id)
     if incident is not None:
         heard(turn, incident, event.boot_id)
@@ -222,7 +222,7 @@ def _cancelled_by_heartbeat(turn: Turn, incident: Incident, boot_id: str, *, new
         if incident.forced:
             turn.replan(incident, UNFORCE, verdict, reason)
         else:
-            turn.tell("host.cleared", host=incident.host, reason=reason)
+            turn.tell_host("host.cleared", incident.host, Verdict.ALIVE, reason)
             turn.close(incident, reason)
         return
     auto = incident.mode is Mode.AUTO

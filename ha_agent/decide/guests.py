@@ -63,17 +63,17 @@ def reboot(turn: Turn, incident: Incident) -> Incident:
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
         return turn.block(incident, refusal)
     incident, _ = turn.send(turn.unblock(incident), CommandKind.REBOOT, incident.subject)
-    turn.tell("guest.recovery.start", incident, server=incident.subject, action="reboot")
+    turn.tell("guest.recovery.start", incident, server=incident.subject)
     return turn.put(incident, "hard reboot is sent")
 
 
 def rebooted(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     """Taken, or tried again."""
     if outcome.status is not Status.OK:
-        turn.tell("guest.recovery.error", incident, server=incident.subject, action="reboot", error=outcome.error)
+        turn.tell("guest.recovery.error", incident, server=incident.subject, error=outcome.error)
         incident = turn.put(incident, rounds=incident.rounds + 1)
         pause = retry_pause(turn.host_policy(incident.host).recovery, incident.rounds)
         return turn.put(incident, f"the reboot failed: {outcome.error}", next_at=turn.now.at + pause)
     server = incident.servers[0].with_(stage=ServerStage.LANDED)
-    turn.tell("guest.recovery.end", incident, server=incident.subject, action="reboot")
+    turn.tell("guest.recovery.end", incident, server=incident.subject)
     return turn.next_step(turn.put(incident, servers=(server,)), "Nova took the reboot")

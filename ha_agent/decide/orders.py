@@ -31,13 +31,13 @@ def on_order(turn: Turn, event: Operator) -> None:
 def _arm(turn: Turn, event: Operator) -> None:
     turn.put_fleet(armed=True, armed_by=event.actor, foreign="")
     turn.log(f"armed by {event.actor}")
-    turn.tell("controller.armed", actor=event.actor, reason=event.reason)
+    turn.tell_controller("controller.armed", event.actor, event.reason)
 
 
 def _disarm(turn: Turn, event: Operator) -> None:
     turn.put_fleet(armed=False, armed_by="")
     turn.log(f"disarmed by {event.actor}" + (f": {event.reason}" if event.reason else ""))
-    turn.tell("controller.disarmed", actor=event.actor, reason=event.reason)
+    turn.tell_controller("controller.disarmed", event.actor, event.reason)
     _cancel_all(turn, None)
 
 
@@ -47,7 +47,7 @@ def _foreign(turn: Turn, event: Operator) -> None:
         return
     turn.put_fleet(armed=False, armed_by="", foreign=event.reason)
     turn.log(f"disarmed: another controller claims these hosts: {event.reason}")
-    turn.tell("controller.disarmed", actor="ha-agent", reason=f"another controller claims these hosts: {event.reason}")
+    turn.tell_controller("controller.disarmed", "", f"another controller claims these hosts: {event.reason}")
     _cancel_all(turn, None)
 
 

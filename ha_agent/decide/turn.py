@@ -136,6 +136,22 @@ class Turn:
             }
         self.told.append(Told(event_type=event_type, data=data))
 
+    def tell_host(self, event_type: str, host: str, verdict: Verdict, reason: str, **data: Any) -> None:
+        """A notification on a host that has no incident."""
+        mode = str(self.host_policy(host).recovery.mode)
+        self.tell(event_type, host=host, mode=mode, verdict=str(verdict), reason=reason, **data)
+
+    def tell_controller(self, event_type: str, actor: str = "", reason: str = "") -> None:
+        """A notification on this controller."""
+        self.tell(
+            event_type,
+            controller=self.policy.controller,
+            epoch=self.fleet.epoch,
+            armed=self.fleet.armed,
+            actor=actor,
+            reason=reason,
+        )
+
     def mark(self, incident: Incident, stage: str) -> Incident:
         """Note when a stage was first reached."""
         if stage in incident.stage_at:

@@ -85,8 +85,8 @@ def judge(turn: Turn, incident: Incident, server: ServerProgress, row: Server | 
                 project_id=server.project_id,
                 tags=list(server.tags),
                 dest=server.dest,
-                status=row.status,
-                attempts=server.attempts,
+                prior=server.prior,
+                attempt=server.attempts,
             )
         where = f"is {row.status} on {row.host}"
         return turn.put_server(incident, server, f"{name} {where}", stage=ServerStage.VERIFIED, reason="")

@@ -1,0 +1,231 @@
+"""The executor: carries effects out through the drivers, and brings back what came of them. It decides nothing.
+
+Blocking drivers run in threads; one is free before `permit` is asked, so that nothing stands between the last look and the
+sending. Every command ends in exactly one outcome, within its deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ha_agent.controller.effects import AnyEffect, AskWitness, Do, ReadBmc, ReadNova
+from ha_agent.errors import DriverError, HaAgentError, Unanswered
+from ha_agent.model import (
+    Command,
+    CommandKind,
+    ComputeService,
+    Finished,
+    Outcome,
+    Presence,
+    Reading,
+    Server,
+    Status,
+    Survey,
+)
+from ha_agent.policy import HostPolicy, Policy
+from ha_agent.ports import AnyObservation, Clock, Cloud, Fencer, Monitor, NovaSeen, PowerSeen
+
+T = TypeVar("T")
+NOVA_THREADS = 16
+SERVICES_FRESH_S = 1.0
+ASK_REMOTE_S = 3.0
+
+
+class Executor:
+    """See the module. `permit` and `feed` are the engine's; `observe` takes observations."""
+
+    def __init__(
+        self,
+        *,
+        permit: Callable[[Command], str],
+        feed: Callable[[Finished], None],
+        observe: Callable[[AnyObservation], None],
+        policy: Policy,
+        clock: Clock,
+        cloud: Cloud,
+        fencer: Fencer,
+        monitor: Monitor,
+    ) -> None:
+        self.policy = policy
+        self._permit = permit
+        self._feed = feed
+        self._observe = observe
+        self._clock = clock
+        self._cloud = cloud
+        self._fencer = fencer
+        self._monitor = monitor
+        self._threads = ThreadPoolExecutor(NOVA_THREADS, thread_name_prefix="nova")
+        self._free = asyncio.Semaphore(NOVA_THREADS)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fences: dict[str, asyncio.Task[None]] = {}
+        self._services: dict[str, ComputeService] | None = None
+        self._services_at = 0.0
+        self._services_lock = asyncio.Lock()
+
+    def carry_out(self, effects: Sequence[AnyEffect]) -> None:
+        """Start each effect; returns at once."""
+        for effect in effects:
+            match effect:
+                case Do(command=command):
+                    task = self._start(self._do(command))
+                    if command.kind is CommandKind.FENCE:
+                        self._fences[command.host] = task
+                case AskWitness():
+                    self._monitor.probe(effect.witness, effect.target, effect.nonce, effect.deadline_s)
+                case ReadBmc(host=host):
+                    self._start(self._read_bmc(host))
+                case ReadNova(host=host):
+                    self._start(self._read_nova(host))
+
+    async def stop(self) -> None:
+        """No attempt is alive when it returns."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._fencer.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(_none(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- commands ---
+
+    async def _do(self, command: Command) -> None:
+        try:
+            outcome = await self._run(command)
+        except asyncio.CancelledError:
+            if command.kind is CommandKind.FENCE:
+                await self._fencer.cancel(command.host)
+            raise
+        except DriverError as error:
+            outcome = Outcome(command=command.id, status=Status.FAILED, error=str(error))
+        except (Unanswered, TimeoutError) as error:
+            outcome = Outcome(command=command.id, status=Status.LOST, error=str(error) or "no answer in time")
+        except HaAgentError as error:
+            outcome = Outcome(command=command.id, status=Status.LOST, error=str(error))
+        except Exception as error:  # a driver's bug must not lose the outcome: unknown is what it is (S9)
+            outcome = Outcome(command=command.id, status=Status.LOST, error=f"{type(error).__name__}: {error}")
+        self._feed(Finished(outcome=outcome))
+
+    async def _run(self, command: Command) -> Outcome:
+        kind, host = command.kind, command.host
+        policy = self.policy.hosts.get(host) or HostPolicy(name=host)
+        deadline = policy.fencing.attempt_s
+        match kind:
+            case CommandKind.FENCE:
+                self._allowed(command)
+                return self._read(command, await self._fencer.off(host, command.level, deadline))
+            case CommandKind.READ_POWER:
+                return self._read(command, await self._fencer.read(host, command.level, policy.fencing.read_s))
+            case CommandKind.CANCEL_FENCE:
+                await self._cancel_fence(host)
+                return Outcome(command=command.id, status=Status.OK)
+            case CommandKind.POWER_ON:
+                await self._cancel_fence(host)  # safety: no off may be alive when a host is powered on (S4)
+                self._allowed(command)
+                return self._read(command, await self._fencer.on(host, command.level, deadline))
+            case CommandKind.OPEN_GATE:
+                self._allowed(command)
+                await self._monitor.open_gate(host, command.boot_id, ASK_REMOTE_S)
+                return Outcome(command=command.id, status=Status.OK)
+            case CommandKind.CHECK_ABSENT:
+                presence = await self._monitor.domain(host, command.subject, ASK_REMOTE_S)
+                return Outcome(command=command.id, status=Status.OK, presence=Presence(present=presence.present))
+            case _:
+                survey = await self._nova(self._nova_call(command), policy, command)
+                return Outcome(command=command.id, status=Status.OK, survey=survey)
+
+    def _nova_call(self, command: Command) -> Callable[[], Survey | None]:
+        cloud, host, server = self._cloud, command.host, command.subject
+        calls: dict[CommandKind, Callable[[], Survey | None]] = {
+            CommandKind.FORCE_DOWN: lambda: cloud.force_down(host, True),
+            CommandKind.CLEAR_FORCE_DOWN: lambda: cloud.force_down(host, False),
+            CommandKind.SURVEY: lambda: survey(cloud, host),
+            CommandKind.FOLLOW: lambda: Survey(migrations=tuple(cloud.evacuations(host))),
+            CommandKind.LIST_SERVERS: lambda: listing(cloud, command.hosts),
+            CommandKind.EVACUATE: lambda: cloud.evacuate(server, host),
+            CommandKind.START: lambda: cloud.start(server),
+            CommandKind.STOP: lambda: cloud.stop(server),
+            CommandKind.REBOOT: lambda: cloud.reboot(server),
+        }
+        return calls[command.kind]
+
+    async def _nova(self, call: Callable[[], T], policy: HostPolicy, command: Command) -> T:
+        """One call in a thread that is free at once; `permit` is asked immediately before it."""
+        async with self._free:
+            self._allowed(command)
+            future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+            try:
+                return await asyncio.wait_for(asyncio.shield(future), policy.recovery.api_max_s)
+            except TimeoutError:
+                raise Unanswered(f"Nova did not answer {command.kind} in time") from None
+
+    def _allowed(self, command: Command) -> None:
+        refusal = self._permit(command)
+        if refusal:
+            raise DriverError(f"not sent: {refusal}")
+
+    def _read(self, command: Command, readings: Sequence[Reading]) -> Outcome:
+        return Outcome(command=command.id, status=Status.OK, readings=tuple(readings))
+
+    async def _cancel_fence(self, host: str) -> None:
+        task = self._fences.pop(host, None)
+        if task is not None and not task.done() and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._fencer.cancel(host)
+
+    # --- looks ---
+
+    async def _read_bmc(self, host: str) -> None:
+        policy = self.policy.hosts.get(host)
+        if policy is None or not policy.fencing.levels:
+            return
+        try:
+            readings = await self._fencer.read(host, 0, policy.fencing.read_s)
+        except HaAgentError:
+            return
+        self._observe(PowerSeen(host=host, at=self._clock.now(), readings=tuple(readings)))
+
+    async def _read_nova(self, host: str) -> None:
+        """Nova's row of the host, from one listing that all suspects share."""
+        async with self._services_lock:
+            now = self._clock.now()
+            if self._services is None or now - self._services_at > SERVICES_FRESH_S:
+                self._services_at = now
+                try:
+                    rows = await asyncio.wait_for(
+                        asyncio.get_running_loop().run_in_executor(self._threads, self._cloud.services), 30.0
+                    )
+                    self._services = {s.host: s for s in rows}
+                except (HaAgentError, TimeoutError):
+                    self._services = {}
+            at, service = self._services_at, (self._services or {}).get(host)
+        self._observe(NovaSeen(host=host, at=at, service=service))
+
+
+async def _none(work: Awaitable[None]) -> None:
+    await work
+
+
+def survey(cloud: Cloud, host: str) -> Survey:
+    """Everything that Nova says of a host. One failed look-up fails the whole: half a picture is none (S9)."""
+    servers: Sequence[Server] = cloud.servers(host)
+    migrations = {m.id: m for m in cloud.migrations(host)}
+    ids = {s.id for s in servers}
+    # an evacuation to another host that never ended may yet start one of these servers there (S2)
+    migrations.update({m.id: m for m in cloud.unfinished_evacuations() if m.server in ids})
+    service = next((s for s in cloud.services() if s.host == host), None)
+    newest_first = tuple(migrations[i] for i in sorted(migrations, reverse=True))
+    return Survey(servers=tuple(servers), migrations=newest_first, service=service)
+
+
+def listing(cloud: Cloud, hosts: Sequence[str]) -> Survey:
+    """The servers of several hosts."""
+    return Survey(servers=tuple(s for host in hosts for s in cloud.servers(host)))

@@ -1,0 +1,295 @@
+"""The witness: from what detectors saw to what is believed of a host. Pure; one frozen view per host, so that the silent majority costs nothing.
+
+Silence of `suspect_after_s` makes a suspect: other hosts are asked at once to reach it, its BMC is read, Nova's view is read.
+After `down_after_s` the answers of the last round are judged. A host that anybody reaches is not fenced (S5); what cannot be
+known is UNKNOWN, which alarms and fences nothing (S9). Rounds go on as long as the host is not heard, so that every verdict
+has an exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ha_agent.model import Answer, Health, Power, Reading, Value, Verdict
+from ha_agent.policy import Detection
+from ha_agent.ports import Disconnected, Heartbeat, NovaSeen, PowerSeen, ProbeAnswered, Reported
+
+ANSWER_SLACK_S = 0.5  # how much longer than its own time-out a witness's answer may take to arrive
+DIRECT_FRESH_S = 5.0  # how long our own refused connection says that the kernel answers
+
+
+class Round(Value, frozen=True, kw_only=True):
+    """One round of indirect probes. `asked`: the eligible witnesses; `answers`: by witness."""
+
+    nonce: str
+    at: float
+    asked: tuple[str, ...]
+    answers: dict[str, Answer] = {}
+
+    def complete(self, now_s: float, detection: Detection) -> bool:
+        """Everybody answered, or had time to."""
+        late = now_s >= self.at + detection.probe_timeout_s + ANSWER_SLACK_S
+        return late or all(w in self.answers for w in self.asked)
+
+
+class View(Value, frozen=True, kw_only=True):
+    """A host as it is seen. `window_at`: silence counts from here (the last heartbeat, or the start of a full window after our own start
+    or pause). `seen`: heard at least once, ever. `round`/`judged`: the current and the last complete round of probes.
+    `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when Nova was last readable;
+    `nova_moved_at`: when it was seen to differ from the base."""
+
+    host: str
+    verdict: Verdict = Verdict.NEVER_SEEN
+    reason: str = ""
+    window_at: float
+    heard_at: float | None = None
+    seen: bool = False
+    boot_id: str = ""
+    nova_compute: Health = Health.UNKNOWN
+    libvirt: Health = Health.UNKNOWN
+    waiting_gate: bool = False
+    rtt_s: float = 0.0
+    machine: str = ""
+    connected: bool = False
+    direct_tcp_at: float | None = None
+    suspect_at: float | None = None
+    round: Round | None = None
+    judged: Round | None = None
+    power: tuple[Reading, ...] = ()
+    nova_base: str | None = None
+    nova_base_at: float | None = None
+    nova_at: float | None = None
+    nova_moved_at: float | None = None
+    reported: str = ""
+    misses: int = 0
+    false_suspicions: int = 0
+
+
+class Context(Value, frozen=True, kw_only=True):
+    """What is known beside the host itself. `doubt`: why our own network is more likely at fault; empty: it is not."""
+
+    now_s: float
+    detection: Detection
+    doubt: str = ""
+
+
+def fresh(host: str, now_s: float, *, seen: bool = False, boot_id: str = "") -> View:
+    """A host at our start: it gets one full window before its silence means anything."""
+    verdict = Verdict.ALIVE if seen else Verdict.NEVER_SEEN
+    return View(host=host, window_at=now_s, seen=seen, boot_id=boot_id, verdict=verdict)
+
+
+def heard(view: View, beat: Heartbeat) -> View:
+    """A heartbeat ends every suspicion."""
+    false_alarm = view.suspect_at is not None and view.boot_id in ("", beat.boot_id)
+    return msgspec.structs.replace(
+        view,
+        verdict=Verdict.ALIVE,
+        reason="",
+        window_at=beat.at,
+        heard_at=beat.at,
+        seen=True,
+        boot_id=beat.boot_id,
+        nova_compute=beat.nova_compute,
+        libvirt=beat.libvirt,
+        waiting_gate=beat.waiting_gate,
+        rtt_s=beat.rtt_s,
+        machine=beat.machine or view.machine,
+        connected=True,
+        direct_tcp_at=None,
+        suspect_at=None,
+        round=None,
+        judged=None,
+        power=(),
+        nova_base=None,
+        nova_base_at=None,
+        nova_at=None,
+        nova_moved_at=None,
+        reported="",
+        false_suspicions=view.false_suspicions + (1 if false_alarm else 0),
+    )
+
+
+def disconnected(view: View, seen: Disconnected) -> View:
+    """Our own connection ended or was refused: whether the kernel answered is worth as much as a witness's word."""
+    return msgspec.structs.replace(
+        view, connected=False, misses=view.misses + 1, direct_tcp_at=seen.at if seen.answered else None
+    )
+
+
+def answered(view: View, answer: ProbeAnswered) -> View:
+    """A witness's word, if it belongs to the current round."""
+    current = view.round
+    if current is None or answer.nonce != current.nonce or answer.witness not in current.asked:
+        return view
+    answers = {**current.answers, answer.witness: answer.answer}
+    return msgspec.structs.replace(view, round=msgspec.structs.replace(current, answers=answers))
+
+
+def power_seen(view: View, seen: PowerSeen) -> View:
+    """The devices as read during the suspicion: a hint, an off command is sent all the same."""
+    return view if view.suspect_at is None else msgspec.structs.replace(view, power=seen.readings)
+
+
+def nova_seen(view: View, seen: NovaSeen) -> View:
+    """Nova's row. The first one read after the silence began is the base: a later change is a sign of life."""
+    if view.suspect_at is None or seen.service is None or not seen.service.updated_at:
+        return view
+    text = seen.service.updated_at
+    if view.nova_base is None:
+        return msgspec.structs.replace(view, nova_base=text, nova_base_at=seen.at, nova_at=seen.at)
+    if text != view.nova_base:
+        return msgspec.structs.replace(
+            view, nova_base=text, nova_base_at=seen.at, nova_at=seen.at, nova_moved_at=seen.at
+        )
+    return msgspec.structs.replace(view, nova_at=seen.at)
+
+
+def reported(view: View, report: Reported, detection: Detection) -> View:
+    """Somebody says that it failed: a suspect, if it was not heard since. Never evidence."""
+    if view.suspect_at is not None or view.verdict is Verdict.NEVER_SEEN:
+        return view
+    window = min(view.window_at, report.at - detection.suspect_after_s)
+    return msgspec.structs.replace(view, reported=f"{report.source}: {report.text}", window_at=window)
+
+
+def next_look(view: View, detection: Detection, now_s: float) -> float:
+    """When the host is to be looked at again if nothing is heard: boottime seconds."""
+    if view.suspect_at is None:
+        return view.window_at + detection.suspect_after_s
+    current = view.round
+    if current is None:
+        return view.suspect_at
+    end = current.at + detection.probe_timeout_s + ANSWER_SLACK_S
+    down = view.window_at + detection.down_after_s
+    following = max(current.at + detection.probe_interval_s, end)
+    return min((t for t in (down, end, following) if t > now_s), default=following)
+
+
+def wants_round(view: View, ctx: Context) -> bool:
+    """Whether the next round of probes is due."""
+    if view.suspect_at is None:
+        return False
+    current = view.round
+    if current is None:
+        return True
+    return ctx.now_s >= current.at + ctx.detection.probe_interval_s and current.complete(ctx.now_s, ctx.detection)
+
+
+def begin_round(view: View, nonce: str, asked: Sequence[str], now_s: float) -> View:
+    """Ask again."""
+    current = view.round
+    return msgspec.structs.replace(
+        view, judged=current or view.judged, round=Round(nonce=nonce, at=now_s, asked=tuple(asked))
+    )
+
+
+def silent(view: View, ctx: Context) -> View:
+    """Called when the host may have been silent for too long: a suspect, or nothing new."""
+    if view.suspect_at is not None or ctx.now_s < view.window_at + ctx.detection.suspect_after_s:
+        return view
+    reason = f"no heartbeat for {ctx.now_s - view.window_at:.1f} s" if not view.reported else view.reported
+    verdict = Verdict.SUSPECT if view.seen else Verdict.NEVER_SEEN
+    return msgspec.structs.replace(view, verdict=verdict, reason=reason, suspect_at=ctx.now_s)
+
+
+def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
+    """The verdict after the full suspicion time, from a complete round; None while it is too early to say."""
+    detection = ctx.detection
+    if view.suspect_at is None or ctx.now_s < view.window_at + detection.down_after_s:
+        return None
+    current = view.round if view.round and view.round.complete(ctx.now_s, detection) else view.judged
+    if current is None or not current.complete(ctx.now_s, detection):
+        return None
+    silence = f"no heartbeat for {ctx.now_s - view.window_at:.1f} s"
+    signed = sorted(w for w, a in current.answers.items() if a is Answer.SIGNED)
+    if signed:
+        return Verdict.PARTITIONED, f"{silence}, but {_names(signed)} got a signed answer"
+    if not view.seen:
+        return Verdict.NEVER_SEEN, "it was never heard since it is in the inventory"
+    if ctx.doubt:
+        return Verdict.UNKNOWN, f"{silence}, but {ctx.doubt}"
+    tcp = sorted(w for w, a in current.answers.items() if a is Answer.TCP)
+    if view.direct_tcp_at is not None and ctx.now_s - view.direct_tcp_at <= DIRECT_FRESH_S + detection.probe_interval_s:
+        tcp.append("this controller")
+    if tcp:
+        return _half_alive(view, ctx, f"{silence}, its kernel answers TCP to {_names(tcp)}")
+    if view.nova_moved_at is not None:
+        return Verdict.PARTITIONED, f"{silence}, but its nova-compute still reports to Nova"
+    denied = sorted(w for w, a in current.answers.items() if a is Answer.SILENT)
+    if len(denied) < detection.witnesses_min:
+        return (
+            Verdict.UNKNOWN,
+            f"{silence}; {len(denied)} of at least {detection.witnesses_min} witnesses could be asked",
+        )
+    by = f"{silence}; {_names(denied)} cannot reach it either" if denied else f"{silence}; no witness is asked for"
+    if view.power and all(r.power is Power.OFF for r in view.power):
+        return Verdict.OFF, f"{by}; {', '.join(r.device for r in view.power)} reads off"
+    return Verdict.DOWN, by
+
+
+def _half_alive(view: View, ctx: Context, what: str) -> tuple[Verdict, str]:
+    """Its kernel answers, its remote does not: only Nova's view can tell a lost agent from a hung host."""
+    if view.nova_moved_at is not None:
+        return Verdict.AGENT_LOST, f"{what}, and its nova-compute reports to Nova: only its remote is lost"
+    if view.nova_base_at is None or view.nova_at is None:
+        return Verdict.UNKNOWN, f"{what}, and Nova cannot be read"
+    if ctx.now_s - view.nova_at > max(2 * ctx.detection.probe_interval_s, 10.0):
+        return Verdict.UNKNOWN, f"{what}, and Nova cannot be read any more"
+    frozen = view.nova_at - view.nova_base_at
+    patience = ctx.detection.hung_patience_s
+    if frozen >= patience:
+        return Verdict.HUNG, f"{what}, nothing else moves: Nova heard nothing of it for {frozen:.0f} s"
+    return Verdict.UNKNOWN, f"{what}, Nova heard nothing of it for {frozen:.0f} s of {patience:.0f} s"
+
+
+def doubt(silent_hosts: int, known: int, detection: Detection) -> str:
+    """Many suspects at once are more likely our network than theirs: when more than `doubt_share` of the hosts that were ever heard, and
+    at least `doubt_min`, are silent, or when every one of several is."""
+    if known >= 2 and silent_hosts >= known:
+        return f"all {known} hosts fell silent: it is more likely this controller's network"
+    if silent_hosts >= detection.doubt_min and silent_hosts > detection.doubt_share * known:
+        return f"{silent_hosts} of {known} hosts are silent: it is more likely this controller's network"
+    return ""
+
+
+def eligible(
+    target: View,
+    views: Mapping[str, View],
+    reached: Mapping[str, float],
+    domains: Mapping[str, str],
+    detection: Detection,
+    now_s: float,
+) -> tuple[str, ...]:
+    """Who may speak of a host: hosts that reached it before, recently as seen from when its silence began, and are fresh themselves;
+    at most `probes`, other failure domains first, then by turns."""
+    since = (target.suspect_at if target.suspect_at is not None else now_s) - detection.witness_fresh_s
+    candidates = [
+        w
+        for w, at in reached.items()
+        if w != target.host
+        and at >= since
+        and w in views
+        and views[w].suspect_at is None
+        and views[w].heard_at is not None
+        and now_s - (views[w].heard_at or 0.0) < detection.suspect_after_s
+    ]
+    home = domains.get(target.host, "")
+    by_domain: dict[str, list[str]] = {}
+    for w in sorted(candidates):
+        by_domain.setdefault(domains.get(w, ""), []).append(w)
+    order = sorted(by_domain, key=lambda d: (d == home, d))
+    chosen: list[str] = []
+    while len(chosen) < detection.probes and any(by_domain[d] for d in order):
+        for d in order:
+            if by_domain[d] and len(chosen) < detection.probes:
+                chosen.append(by_domain[d].pop(0))
+    return tuple(chosen)
+
+
+def _names(names: Sequence[str]) -> str:
+    """A few names, and how many more."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

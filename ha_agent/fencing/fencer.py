@@ -164,12 +164,13 @@ class WorkerFencer:
                     ]
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._one(host, op, device, act_by, deadline, expected)) for device in devices
+                    group.create_task(self._one(host, op, device, act_by=act_by, deadline=deadline, expected=expected))
+                    for device in devices
                 ]
         return [reading for task in tasks for reading in task.result()]
 
     async def _one(
-        self, host: str, op: Op, device: Device, act_by: float, deadline: float, expected: bool
+        self, host: str, op: Op, device: Device, *, act_by: float, deadline: float, expected: bool
     ) -> list[Reading]:
         """One device. Never raises but when cancelled."""
         if device.driver == "manual":
@@ -202,7 +203,7 @@ class WorkerFencer:
                     seen.error = f"the fencing worker died while {seen.doing}"
                     return
                 if line.kind == "doing":
-                    seen.doing = f"{line.text} ({request.device.address}:{request.device.port})"
+                    seen.doing = line.text
                 elif line.kind == "trouble":
                     seen.trouble = line.text
                 elif line.reading is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from ha_agent.model import Value
 
 DRIVERS = frozenset({"ipmi", "manual"})
@@ -27,13 +29,13 @@ class Device(Value, frozen=True):
     username: str = ""
     password_file: str = ""
     plug: str = ""
-    options: dict[str, str] = {}
+    options: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Topology(Value, frozen=True):
     """Per host its levels, in the order in which they are tried; per level the devices that must all read off."""
 
-    levels: dict[str, tuple[tuple[Device, ...], ...]] = {}
+    levels: dict[str, tuple[tuple[Device, ...], ...]] = msgspec.field(default_factory=dict)
 
     def of(self, host: str) -> tuple[tuple[Device, ...], ...]:
         """The host's levels; none where the host is not known."""

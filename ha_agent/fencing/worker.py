@@ -23,6 +23,7 @@ import msgspec
 from ha_agent.errors import DriverError, Unanswered
 from ha_agent.fencing.topology import Device
 from ha_agent.model import Power, Reading, Value
+from ha_agent.ports import PowerDevice
 
 SECRET_MAX = 4096
 REQUEST_MAX = 65536
@@ -53,11 +54,9 @@ class Line(Value, frozen=True):
     reading: Reading | None = None
 
 
-class Device_(Protocol):  # PowerDevice plus its end; `Device` is the value
-    def read(self) -> Power: ...
-    def off(self) -> None: ...
-    def on(self) -> None: ...
-    def machine(self) -> str: ...
+class Connection(PowerDevice, Protocol):
+    """A PowerDevice that can be closed."""
+
     def close(self) -> None: ...
 
 
@@ -80,33 +79,48 @@ class _Boottime:
         time.sleep(seconds)
 
 
+class OutOfTime(Unanswered):
+    """The clock forbids the next packet. Not a DriverError: it may be the repetition of one that was sent in time
+    (S9)."""
+
+
 class Attempt:
     """One request, carried out on a device. `tell` takes the lines."""
 
-    def __init__(self, request: Request, device: Device_, tell: Callable[[Line], None], clock: Time) -> None:
+    def __init__(self, request: Request, device: Connection, tell: Callable[[Line], None], clock: Time) -> None:
         self._request = request
         self._device = device
         self._tell = tell
         self._clock = clock
         self._machine = ""
         self._refused = ""
+        self._at = "starting"
 
     def run(self) -> str:
         """Returns the error, empty when all was done and read."""
         try:
             self._identify()
             if self._request.op == "read":
+                self._doing("reading its power")
                 self._look()
                 return ""
             return self._switch()
+        except OutOfTime:
+            return f"timed out while {self._at}"
         except (DriverError, Unanswered) as error:
             return str(error)
 
+    def _doing(self, text: str) -> None:
+        self._at = f"{text} ({self._request.device.address}:{self._request.device.port})"
+        self._tell(Line(kind="doing", text=self._at))
+
     def _identify(self) -> None:
-        self._tell(Line(kind="doing", text="logging in"))
+        self._doing("logging in")
         try:
             self._machine = self._device.machine()
-        except Unanswered:
+        except OutOfTime:
+            raise
+        except Unanswered:  # it does not even refuse the question; that matters only where it once answered it
             if self._request.expect:
                 raise
         expect = self._request.expect
@@ -116,7 +130,7 @@ class Attempt:
 
     def _switch(self) -> str:
         op = self._request.op
-        self._tell(Line(kind="doing", text=f"sending {op}"))
+        self._doing(f"sending {op}")
         started = self._clock.now()
         if started > self._request.act_by:
             raise DriverError(f"too late: {op} was not sent")
@@ -126,7 +140,7 @@ class Attempt:
             self._refused = str(error)
         except Unanswered as error:  # it may have worked
             self._tell(Line(kind="trouble", text=str(error)))
-        self._tell(Line(kind="doing", text=f"waiting for it to read {op}"))
+        self._doing(f"waiting for it to read {op}")
         return self._watch(Power.OFF if op == "off" else Power.ON, started)
 
     def _watch(self, wanted: Power, started: float) -> str:
@@ -160,6 +174,8 @@ class Attempt:
         at, wall = self._clock.now(), self._clock.wall()
         try:
             power = self._device.read()
+        except OutOfTime:
+            raise
         except (DriverError, Unanswered) as error:
             if self._request.op == "read":
                 raise
@@ -190,9 +206,8 @@ def serve(request: Request, tell: Callable[[Line], None], clock: Time) -> str:
     """Carries one request out. Returns the error, empty if there is none."""
 
     def may_send(changes: bool) -> None:
-        # Unanswered, for this may forbid only the repetition of a packet that was sent in time (S9).
         if clock.now() > (min(request.act_by, request.until) if changes else request.until):
-            raise Unanswered(f"out of time: {request.op} is not sent any more" if changes else "out of time")
+            raise OutOfTime("out of time")
 
     device = request.device
     try:

@@ -38,7 +38,7 @@ from ha_agent.model import (
     VerdictGiven,
 )
 from ha_agent.notify.objects import build
-from ha_agent.notify.outbox import put_for
+from ha_agent.notify.outbox import OutboxWriter
 from ha_agent.policy import Detection, Policy
 from ha_agent.ports import (
     AnyObservation,
@@ -97,6 +97,8 @@ class Engine:
         self._log = log
         self._decide = decide
         self._may_send = may_send
+        self._outbox = OutboxWriter(0)
+        self.told = 0  # notifications journalled since the start
         self._effects: list[AnyEffect] = []
         self._unwritten: deque[AnyEvent] = deque()
         self._retry_at = 0.0
@@ -245,7 +247,8 @@ class Engine:
             return
         note = build(event_type, self.random.uuid(), self.clock.wall(), data)
         try:
-            self.store.commit(self.epoch, [put_for(note)])
+            self.store.commit(self.epoch, [self._outbox.put_for(note)])
+            self.told += 1
         except StoreError as error:
             self._store_failed(error)
 
@@ -305,6 +308,7 @@ class Engine:
             self._store_failed(error)
             return
         self.leading, self.epoch, self.lease_until = True, lease.epoch, now + self.policy.lease_s
+        self._outbox = OutboxWriter(lease.epoch)
         self._unwritten.clear()
         self._given.clear()
         self._store_works()
@@ -350,10 +354,11 @@ class Engine:
         decision = self._decide(self.state, event, self.policy, now)
         state = journal.trimmed(decision.state)
         writes: list[Put | Delete] = list(journal.changes(self.state, state))
-        writes += [put_for(build(t.event_type, self.random.uuid(), now.wall, t.data)) for t in decision.told]
+        writes += [self._outbox.put_for(build(t.event_type, self.random.uuid(), now.wall, t.data)) for t in decision.told]
         if writes:
             self.store.commit(self.epoch, writes)
         self.state = state
+        self.told += len(decision.told)
         self._after_state()
         for line in decision.lines:
             self._log(line)

@@ -192,7 +192,7 @@ class Turn:
         if incident.position + 1 >= len(incident.plan):
             return self.close(incident, line)
         incident = self.unblock(incident)
-        return self.put(incident, line, position=incident.position + 1, next_at=0.0, waiting="", level=0)
+        return self.put(incident, line, position=incident.position + 1, next_at=0.0, poll_at=0.0, waiting="", level=0)
 
     def go_to(self, incident: Incident, step: Step, line: str) -> Incident:
         """Back to a step of the plan."""

@@ -544,4 +544,12 @@ class GuestFault(Event, frozen=True, kw_only=True):
     new_id: str = ""
 
 
-AnyEvent = VerdictGiven | Beat | Reached | Finished | Tick | Resumed | Paused | Operator | GuestFault
+class MachineSeen(Event, frozen=True, kw_only=True):
+    """A fencing device said which machine it is, while its host was known alive."""
+
+    host: str
+    device: str
+    machine: str
+
+
+AnyEvent = VerdictGiven | Beat | Reached | Finished | Tick | Resumed | Paused | Operator | GuestFault | MachineSeen

@@ -354,7 +354,9 @@ class Engine:
         decision = self._decide(self.state, event, self.policy, now)
         state = journal.trimmed(decision.state)
         writes: list[Put | Delete] = list(journal.changes(self.state, state))
-        writes += [self._outbox.put_for(build(t.event_type, self.random.uuid(), now.wall, t.data)) for t in decision.told]
+        writes += [
+            self._outbox.put_for(build(t.event_type, self.random.uuid(), now.wall, t.data)) for t in decision.told
+        ]
         if writes:
             self.store.commit(self.epoch, writes)
         self.state = state

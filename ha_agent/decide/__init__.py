@@ -16,6 +16,7 @@ from ha_agent.model import (
     GuestFault,
     Incident,
     Kind,
+    MachineSeen,
     Now,
     Operator,
     Outcome,
@@ -72,6 +73,11 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
         case Operator():
             orders.on_order(turn, event)
             touched = {i.id for i in turn.incidents.values() if i.phase is Phase.OPEN}
+        case MachineSeen():
+            record = turn.record(event.host)
+            if event.device not in record.machine:
+                turn.put_host(event.host, machine={**record.machine, event.device: event.machine})
+                turn.log(f"{event.host}: {event.device} is machine {event.machine}")
         case GuestFault():
             guests.on_fault(turn, event)
         case Resumed():

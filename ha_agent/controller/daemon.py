@@ -1,0 +1,328 @@
+"""The controller: the engine, its drivers and the loop that turns it. The composition itself is in `compose`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, LeaderInfo
+from ha_agent.controller.devices import Devices
+from ha_agent.controller.engine import TICK_S, Engine
+from ha_agent.controller.executor import Executor, survey
+from ha_agent.errors import DriverError, StoreError, UsageError
+from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
+from ha_agent.notify.outbox import Outbox
+from ha_agent.policy import Policy
+from ha_agent.ports import (
+    AnyObservation,
+    Clock,
+    Cloud,
+    Fencer,
+    ForeignClaim,
+    Heartbeat,
+    Monitor,
+    ProbeAnswered,
+    Random,
+    Store,
+)
+from ha_agent.recovery import select
+
+EVENTS_KEPT = 2000
+SLOW_LOOP_S = 0.5
+
+log = logging.getLogger("ha_agent")
+
+Observe = Callable[[AnyObservation], None]
+
+
+class Controller:
+    """Implements api.facade.Facade. Drivers are given; `run` turns the loop until `stop`."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        policy: Policy,
+        store: Store,
+        clock: Clock,
+        random: Random,
+        cloud: Cloud,
+        monitor: Callable[[Observe], Monitor],
+        fencer: Callable[[Callable[[str, str], str | None]], Fencer],
+        outbox: Outbox | None,
+        drivers: dict[tuple[str, str], str] | None = None,
+        on_line: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.policy = policy
+        self.store = store
+        self.clock = clock
+        self._cloud = cloud
+        self._outbox = outbox
+        self._on_line = on_line
+        self._events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
+        self._seq = 0
+        self.engine = Engine(name=name, policy=policy, store=store, clock=clock, random=random, log=self._line)
+        self.devices_health = Devices(self.engine, clock, drivers or {})
+        self.monitor = monitor(self.observe)
+        self.fencer = fencer(self.devices_health.expected)
+        self.executor = Executor(
+            permit=self.engine.permit,
+            feed=self.feed,
+            observe=self.observe,
+            policy=policy,
+            clock=clock,
+            cloud=cloud,
+            fencer=self.fencer,
+            monitor=self.monitor,
+        )
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._turned_at = clock.now()
+        self.loop_lag_s = 0.0
+        self.turns = 0
+        self._told = 0
+        self._claim: tuple[str, int] | None = None
+        self._tallies = {
+            "probes_answered": 0,
+            "witness_denials": 0,
+            "foreign_claims": 0,
+            "heartbeats": 0,
+            "outcomes": 0,
+        }
+
+    # --- running ---
+
+    async def run(self) -> None:
+        """Turn the loop until `stop`. Raises StoreError when the store cannot be read at the start."""
+        self.engine.start()
+        await self.monitor.start()
+        outbox = asyncio.create_task(self._outbox.run()) if self._outbox is not None else None
+        try:
+            while not self._stopping:
+                self._turn()
+                wait = self._wait_s()
+                due = self.clock.now() + wait
+                try:
+                    await asyncio.wait_for(self._wake.wait(), wait)
+                except TimeoutError:
+                    self.loop_lag_s = max(0.0, self.clock.now() - due)
+                self._wake.clear()
+        finally:
+            await self._shut(outbox)
+
+    def stop(self) -> None:
+        """End `run`, with a clean hand-over: what is under way is journalled, the lease is released."""
+        self._stopping = True
+        self._wake.set()
+
+    def _turn(self) -> None:
+        self.engine.tick()
+        self.executor.carry_out(self.engine.effects())
+        if self.engine.told != self._told and self._outbox is not None:
+            self._outbox.wake(self.engine.told - self._told)
+        self._told = self.engine.told
+        claim = (self.store.store_id, self.engine.epoch) if self.engine.leading else None
+        if claim is not None and claim != self._claim:
+            self._claim = claim
+            set_claim = getattr(self.monitor, "set_claim", None)
+            if set_claim is not None:
+                set_claim(*claim)
+        self._turned_at = self.clock.now()
+        self.turns += 1
+
+    def _wait_s(self) -> float:
+        next_at = self.engine.next_at()
+        wait = TICK_S / 2 if next_at is None else next_at - self.clock.now()
+        return min(max(wait, 0.0), TICK_S / 2)
+
+    async def _shut(self, outbox: asyncio.Task[None] | None) -> None:
+        """No attempt is alive before the lease is given away (S4)."""
+        await self.executor.stop()
+        self.engine.release()
+        await self.monitor.stop()
+        if outbox is not None:
+            if self._outbox is not None:
+                await self._outbox.drained(2.0)
+            outbox.cancel()
+            await asyncio.gather(outbox, return_exceptions=True)
+        self.store.close()
+
+    async def check_devices(self, interval_s: float, deadline_s: float) -> None:
+        """Look at every fencing device, for ever. A task beside `run`."""
+        loop = getattr(self.fencer, "check_loop", None)
+        if loop is not None:
+            await loop(interval_s, deadline_s, self.devices_health.result)
+
+    # --- what the drivers bring ---
+
+    def observe(self, obs: AnyObservation) -> None:
+        """From the monitor and the executor, on the event loop."""
+        if self._stopping:
+            return
+        match obs:
+            case Heartbeat():
+                self._tallies["heartbeats"] += 1
+            case ProbeAnswered(answer=answer):
+                self._tallies["probes_answered"] += 1
+                self._tallies["witness_denials"] += answer is Answer.SILENT
+            case ForeignClaim():
+                self._tallies["foreign_claims"] += 1
+            case _:
+                pass
+        self.engine.observe(obs)
+        self._wake.set()
+
+    def feed(self, finished: Finished) -> None:
+        """The outcome of a command."""
+        self._tallies["outcomes"] += 1
+        self.engine.feed(finished)
+        self._wake.set()
+
+    def _line(self, text: str) -> None:
+        self._seq += 1
+        word = text.split(" ", 1)[0].rstrip(":")
+        host = word if word in self.policy.hosts else ""
+        incident = next(
+            (i.id for i in self.engine.state.incidents.values() if i.phase is Phase.OPEN and i.host == host), ""
+        )
+        self._events.append(EventLine(seq=self._seq, wall=self.clock.wall(), text=text, host=host, incident=incident))
+        log.info("%s", text)
+        self._on_line(text)
+
+    # --- the facade ---
+
+    def now(self) -> float:
+        """See Facade."""
+        return self.clock.now()
+
+    def state(self) -> State:
+        """See Facade."""
+        return self.engine.state
+
+    def views(self) -> Mapping[str, HostViewSummary]:
+        """See Facade."""
+        now = self.clock.now()
+        result = {}
+        for host, view in self.engine.views.items():
+            record = self.engine.state.hosts.get(host)
+            gate = "waiting" if view.waiting_gate else ""
+            if not gate and record is not None and view.boot_id and record.cleared_boot_id == view.boot_id:
+                gate = "open"
+            result[host] = HostViewSummary(
+                host=host,
+                verdict=view.verdict,
+                reason=view.reason,
+                last_seen_age_s=None if view.heard_at is None else max(0.0, now - view.heard_at),
+                boot_id=view.boot_id,
+                nova_compute=view.nova_compute,
+                libvirt=view.libvirt,
+                rtt_s=view.rtt_s,
+                connected=view.connected,
+                witnesses=self.engine.witnesses(host),
+                gate=gate,
+            )
+        return result
+
+    def devices(self) -> Sequence[DeviceHealth]:
+        """See Facade."""
+        return self.devices_health.all()
+
+    def leader(self) -> LeaderInfo:
+        """See Facade."""
+        engine = self.engine
+        if engine.leading:
+            until = max(0.0, engine.lease_until - self.clock.now())
+            return LeaderInfo(name=engine.name, epoch=engine.epoch, leading=True, until_s=until)
+        try:
+            lease = self.store.read_lease()
+        except StoreError:
+            lease = None
+        if lease is None or lease.released:
+            return LeaderInfo(epoch=lease.epoch if lease else 0)
+        return LeaderInfo(name=lease.owner, epoch=lease.epoch)
+
+    def ready(self) -> Sequence[str]:
+        """See Facade."""
+        engine = self.engine
+        reasons = []
+        if not engine.leading:
+            reasons.append("this controller does not lead")
+        if not engine.state.fleet.armed:
+            reasons.append("the controller is disarmed; release it with: ha-agent arm")
+        if engine.state.fleet.paused:
+            reasons.append(f"paused: {engine.state.fleet.paused}")
+        if engine.store_error:
+            reasons.append(f"the store failed: {engine.store_error}")
+        reasons += [
+            f"{d.host}: {d.device}: {d.error}" for d in self.devices() if not d.ok and d.checked_age_s is not None
+        ]
+        for host, view in engine.views.items():
+            least = self.policy.hosts[host].detection.witnesses_min
+            if view.heard_at is not None and engine.witnesses(host) < least:
+                reasons.append(f"{host} has {engine.witnesses(host)} of at least {least} witnesses")
+        return reasons
+
+    def alive(self) -> bool:
+        """See Facade."""
+        return self.clock.now() - self._turned_at < 10 * SLOW_LOOP_S
+
+    def counters(self) -> Mapping[str, float]:
+        """See Facade."""
+        numbers: dict[str, float] = dict(self._tallies)
+        numbers["loop_lag_s"] = self.loop_lag_s
+        numbers["loop_turns"] = float(self.turns)
+        numbers["false_suspicions"] = float(self.engine.suspicions)
+        numbers["api_calls"] = float(getattr(self._cloud, "calls", 0))
+        if self._outbox is not None:
+            numbers["outbox_backlog"] = float(self._outbox.backlog)
+            numbers["outbox_published"] = float(self._outbox.published)
+            numbers["outbox_failures"] = float(self._outbox.failures)
+            numbers["outbox_dropped"] = float(self._outbox.dropped)
+        wire = getattr(self.monitor, "counters", None)
+        for name in getattr(wire, "__dataclass_fields__", ()):
+            numbers[f"wire_{name}"] = float(getattr(wire, name))
+        return numbers
+
+    def events(self, after: int, limit: int) -> Sequence[EventLine]:
+        """See Facade."""
+        return [e for e in self._events if e.seq > after][: max(0, limit)]
+
+    async def order(self, order: Operator) -> str:
+        """See Facade."""
+        self.engine.order(order)
+        self._wake.set()
+        return _said(order)
+
+    async def dry_run(self, host: str) -> Sequence[ServerProgress]:
+        """See Facade."""
+        policy = self.policy.hosts.get(host)
+        if policy is None:
+            raise UsageError(f"{host} is not in the inventory", "see: ha-agent status")
+        loop = asyncio.get_running_loop()
+        try:
+            found = await asyncio.wait_for(
+                loop.run_in_executor(None, survey, self._cloud, host), policy.recovery.api_max_s
+            )
+        except TimeoutError:
+            raise DriverError("Nova did not answer in time") from None
+        return select.plan(found, host, policy.recovery)
+
+
+def _said(order: Operator) -> str:
+    """One sentence for whoever ordered."""
+    host = order.host
+    return {
+        Order.ARM: "armed",
+        Order.DISARM: "disarmed: nothing destructive is done from now on",
+        Order.PAUSE: "paused: nothing destructive is done until unpause",
+        Order.UNPAUSE: "no longer paused",
+        Order.MAINTENANCE_ON: f"{host} is in maintenance: nothing is done about it",
+        Order.MAINTENANCE_OFF: f"{host} is no longer in maintenance",
+        Order.FENCE: f"{host} is being fenced; follow it with: ha-agent explain {host}",
+        Order.CONFIRM_FENCED: f"{host} counts as off for its open incident",
+        Order.RELEASE: f"{host} is released",
+        Order.ACK: f"the incident of {host} is acknowledged",
+        Order.FOREIGN: "disarmed",
+    }[order.order]

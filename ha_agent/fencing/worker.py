@@ -205,11 +205,12 @@ def secret(path: str) -> bytes:
 def serve(request: Request, tell: Callable[[Line], None], clock: Time) -> str:
     """Carries one request out. Returns the error, empty if there is none."""
 
+    device = request.device
+
     def may_send(changes: bool) -> None:
         if clock.now() > (min(request.act_by, request.until) if changes else request.until):
-            raise OutOfTime("out of time")
+            raise OutOfTime(f"timed out: no answer in time from {device.address}:{device.port}")
 
-    device = request.device
     try:
         if device.driver != "ipmi":
             raise DriverError(f"there is no driver {device.driver}")

@@ -17,6 +17,7 @@ import pytest
 from ha_agent.fencing.fencer import WorkerFencer
 from ha_agent.fencing.pool import WorkerPool
 from ha_agent.fencing.topology import Device, Topology
+from ha_agent.fencing.worker import Request
 from ha_agent.model import Power, Reading
 from ha_agent.sim.bmc import PASSWORD, USER, BmcFarm
 
@@ -272,6 +273,32 @@ async def test_no_worker_outlives_the_controller(lab: Lab) -> None:
     controller.kill()
     await controller.wait()
     await until(lambda: not alive(worker), 2.0)
+
+
+async def test_a_worker_that_thaws_late_sends_nothing(lab: Lab) -> None:
+    """Its controller was frozen with it, so that nobody killed it."""
+    lab.host("late")
+    now = RealClock().now()
+    request = Request(op="off", device=lab.levels["late"][0][0], act_by=now + 0.2, until=now + 5.0)
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "ha_agent.fencing.worker", str(os.getpid())),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    assert b"ready" in await worker.stdout.readline()
+    worker.send_signal(signal.SIGSTOP)
+    worker.stdin.write(msgspec.json.encode(request) + b"\n")
+    await until(lambda: RealClock().now() > request.act_by)
+    worker.send_signal(signal.SIGCONT)
+    worker.stdin.close()
+    said = (await worker.stdout.read()).decode()
+    assert await worker.wait() == 0
+    assert "too late" in said
+    assert lab.farm.commands("late") == []
+    assert lab.switched == []
 
 
 async def test_hung_bmcs_delay_no_healthy_one(lab: Lab) -> None:

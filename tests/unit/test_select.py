@@ -1,0 +1,103 @@
+"""Which servers are moved, in which order, and why the others are not."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ha_agent.model import Migration, Server, ServerProgress, ServerStage, Survey
+from ha_agent.policy import Recovery, Select
+from ha_agent.recovery import select
+
+TAG = "automatic-recovery"
+R = Recovery()
+
+
+def server(id: str, **fields: object) -> Server:
+    return msgspec.structs.replace(
+        Server(id=id, name=id, host="c1", status="ACTIVE", tags=(TAG,), local_disk=False), **fields
+    )
+
+
+def planned(
+    *servers: Server, migrations: tuple[Migration, ...] = (), recovery: Recovery = R
+) -> dict[str, ServerProgress]:
+    return {s.id: s for s in select.plan(Survey(servers=servers, migrations=migrations), "c1", recovery)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"tags": ()}, "no tag automatic-recovery"),
+        ({"tags": (TAG, "no-recovery")}, "its tag no-recovery"),
+        ({"local_disk": True}, "image-backed"),
+        ({"local_disk": None}, "not known"),
+        ({"status": "PAUSED"}, "does not evacuate a server that is PAUSED"),
+        ({"status": "RESCUE"}, "RESCUE"),
+    ],
+)
+def test_what_is_not_moved_is_named(fields: dict[str, object], reason: str) -> None:
+    one = planned(server("s", **fields))["s"]
+    assert one.stage is ServerStage.NOT_MOVED
+    assert reason in one.reason
+
+
+@pytest.mark.parametrize("status", ["ACTIVE", "SHUTOFF", "ERROR"])
+def test_what_is_moved(status: str) -> None:
+    one = planned(server("s", status=status))["s"]
+    assert (one.stage, one.prior) == (ServerStage.WAITING, status)
+
+
+def test_an_image_backed_server_is_moved_if_somebody_agreed() -> None:
+    image = server("s", local_disk=True)
+    assert planned(image, recovery=Recovery(image_backed_rebuild=True))["s"].stage is ServerStage.WAITING
+    assert planned(image, recovery=Recovery(shared_storage=True))["s"].stage is ServerStage.WAITING
+    tagged = server("s", local_disk=True, tags=(TAG, "recover-from-image"))
+    assert planned(tagged)["s"].stage is ServerStage.WAITING
+
+
+def test_higher_priorities_first_and_nonsense_counts_as_none() -> None:
+    tags = {
+        "a": "recovery-priority:5",
+        "b": "recovery-priority:50",
+        "c": "recovery-priority:x",
+        "d": "recovery-priority:-1",
+    }
+    servers = tuple(server(k, tags=(TAG, v)) for k, v in tags.items())
+    order = [s.id for s in select.plan(Survey(servers=servers), "c1", R)]
+    assert order == ["b", "a", "c", "d"]
+
+
+def test_all_can_be_protected_but_the_opt_out_wins() -> None:
+    everyone = Recovery(select=Select(all=True))
+    plan = planned(server("a", tags=()), server("b", tags=("no-recovery",)), recovery=everyone)
+    assert plan["a"].stage is ServerStage.WAITING
+    assert plan["b"].stage is ServerStage.NOT_MOVED
+
+
+@pytest.mark.parametrize("kind", ["live-migration", "migration", "evacuation"])
+def test_a_server_that_may_run_elsewhere_is_held(kind: str) -> None:
+    record = Migration(id=7, server="s", kind=kind, status="running", source="c1", dest="c2")
+    one = planned(server("s"), migrations=(record,))["s"]
+    assert (one.stage, one.wait_for) == (ServerStage.HELD, ("c2",))
+    ended = msgspec.structs.replace(record, status="failed")
+    assert planned(server("s"), migrations=(ended,))["s"].stage is ServerStage.WAITING
+
+
+@pytest.mark.parametrize(
+    ("status", "stage"),
+    [
+        ("accepted", ServerStage.MOVING),
+        ("pre-migrating", ServerStage.MOVING),
+        ("done", ServerStage.LANDED),
+        ("completed", ServerStage.LANDED),
+        ("failed", ServerStage.RETRY),
+        ("error", ServerStage.RETRY),
+        ("something new", ServerStage.MOVING),
+    ],
+)
+def test_the_newest_record_says_how_a_server_is(status: str, stage: ServerStage) -> None:
+    record = Migration(id=8, server="s", kind="evacuation", status=status, source="c1", dest="c2")
+    assert select.judge(ServerProgress(id="s", baseline=7), record)[0] is stage
+    assert select.judge(ServerProgress(id="s", baseline=8), record)[0] is None, "an older record is not ours"
+    assert select.judge(ServerProgress(id="s"), None)[0] is None

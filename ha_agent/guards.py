@@ -116,18 +116,14 @@ def may_fence(state: State, incident: Incident, policy: Policy, now_s: float) ->
             return Refusal(reason=f"the verdict is {incident.verdict}: no fence")
         age = now_s - incident.verdict_at
         if age > policy.hosts[host].detection.verdict_max_age_s:
-            return Refusal(reason=f"the verdict is {age:.0f} s old: it is being confirmed")
+            return Refusal(reason="the verdict is being confirmed")
     refusal = storm(state, incident, policy, now_s)
     if refusal is not None:
         return refusal
     interval = policy.hosts[host].fencing.host_interval_s
-    last = [
-        f.at for f in state.fleet.fences if f.host == host and f.incident != incident.id and f.at > now_s - interval
-    ]
-    if last and not incident.ordered_by:
-        return Refusal(
-            reason=f"{host} was fenced {now_s - max(last):.0f} s ago; the least interval is {interval:.0f} s"
-        )
+    others = [f for f in state.fleet.fences if f.host == host and f.incident != incident.id]
+    if any(f.at > now_s - interval for f in others) and not incident.ordered_by:
+        return Refusal(reason=f"{host} was fenced less than {interval:.0f} s ago, the least interval")
     return None
 
 

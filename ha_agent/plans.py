@@ -34,6 +34,9 @@ UNFORCE = (Step.UNFENCE,)
 GATE = (Step.AWAIT_RETURN,)
 """A host waits at its gate and nothing of it is unsettled: planned work, or a first boot. Quiet."""
 
+IN_PLACE = (Step.RESTART, Step.VERIFY)
+"""What remains of a recovery when its host is back: servers that could not be moved are started where they are."""
+
 GUEST_RECOVER = (Step.ANNOUNCE, Step.REBOOT, Step.VERIFY)
 GUEST_TELL = (Step.ANNOUNCE,)
 

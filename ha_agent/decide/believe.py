@@ -18,6 +18,7 @@ from ha_agent.model import (
 from ha_agent.plans import (
     FENCING_VERDICTS,
     GATE,
+    IN_PLACE,
     RESTART,
     TELL,
     UNFORCE,
@@ -49,6 +50,11 @@ def on_verdict(turn: Turn, event: VerdictGiven) -> None:
         if not record.maintenance:
             _open(turn, event)
         return
+    if verdict in FENCING_VERDICTS and incident.plan == IN_PLACE:
+        turn.close(incident, f"the host failed again: {event.reason}")
+        if not record.maintenance:
+            _open(turn, event)
+        return
     incident = turn.put(incident, verdict_at=turn.now.at, silent=event.silent, silent_domain=event.silent_domain)
     if incident.settled or incident.kind is not Kind.HOST:
         if verdict in FENCING_VERDICTS and incident.beat_at is not None:
@@ -65,6 +71,8 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
     """Nothing was moved yet: the plan follows the verdict."""
     verdict = event.verdict
     policy = turn.host_policy(incident.host).recovery
+    if incident.ordered_by and Step.FENCE in incident.plan:
+        return  # a person ordered this fence: the witnesses were not asked
     changed = verdict is not incident.verdict
     if verdict in FENCING_VERDICTS:
         plan = plan_for(Kind.HOST, verdict, policy.mode, fence=policy.fence)
@@ -192,6 +200,10 @@ def heard(turn: Turn, incident: Incident, boot_id: str) -> None:
             fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
         return
     if Step.FENCE in incident.plan:
+        if incident.ordered_by and not new:
+            if incident.evidence is not None:
+                fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
+            return  # a person ordered the fence of a living host
         _cancelled_by_heartbeat(turn, incident, boot_id, new=new)
         return
     if new:

@@ -22,12 +22,8 @@ from ha_agent.model import (
     Status,
     Step,
 )
-from ha_agent.plans import GATE
+from ha_agent.plans import GATE, IN_PLACE
 from ha_agent.recovery import select
-
-IN_PLACE = (Step.RESTART, Step.VERIFY)
-"""What remains of a recovery when its host is back: servers that could not be moved are started where they are."""
-
 
 # --- AWAIT_RETURN ---
 

@@ -172,7 +172,7 @@ def revoke(turn: Turn, incident: Incident, reason: str) -> Incident:
     """S2, S2b: stop, fence again, resume. In a plan without a fence there is nothing to revoke."""
     if Step.FENCE not in incident.plan or (incident.step is Step.FENCE and incident.evidence is None):
         return turn.put(incident, evidence_since=turn.now.at) if Step.FENCE in incident.plan else incident
-    incident = turn.put(incident, evidence=None, evidence_since=turn.now.at, revoked=reason, rounds=0)
+    incident = turn.put(incident, evidence=None, evidence_since=turn.now.at, revoked=reason, rounds=0, powered_on=False)
     return turn.go_to(incident, Step.FENCE, f"evidence revoked: {reason}; it is fenced again")
 
 

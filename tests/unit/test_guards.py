@@ -185,7 +185,7 @@ def test_storm_guard_per_failure_domain() -> None:
         ({"verdict": Verdict.AGENT_LOST}, "the verdict is agent_lost"),
         ({"verdict": Verdict.NEVER_SEEN}, "the verdict is never_seen"),
         ({"verdict": Verdict.ALIVE}, "the verdict is alive"),
-        ({"verdict_at": NOW - 6}, "6 s old"),
+        ({"verdict_at": NOW - 6}, "being confirmed"),
     ],
 )
 def test_only_a_young_verdict_of_a_dead_host_is_fenced(changes: dict[str, object], why: str) -> None:
@@ -205,7 +205,7 @@ def test_a_host_never_seen_is_not_fenced_and_an_interval_is_kept() -> None:
     assert "never seen alive" in refusal.reason
     again = guards.may_fence(state(mine, fences=(fence("c1", NOW - 10),)), mine, POLICY, NOW)
     assert again is not None
-    assert "fenced 10 s ago" in again.reason
+    assert "less than 60 s ago" in again.reason
 
 
 def test_after_servers_have_moved_only_the_operator_can_stop_a_fence() -> None:

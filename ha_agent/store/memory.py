@@ -26,7 +26,7 @@ class MemoryStore:
 
     def __init__(self, store_id: str = "00000000-0000-4000-8000-000000000000") -> None:
         self._store_id = store_id
-        self._documents: dict[tuple[str, str], Document] = {}
+        self._kinds: dict[str, dict[str, Document]] = {}
         self._revision = 0
         self._lease: Lease | None = None
         self._commits = 0
@@ -44,12 +44,13 @@ class MemoryStore:
     def get(self, kind: str, key: str) -> Document | None:
         """One document, or None."""
         with self._lock:
-            return self._documents.get((kind, key))
+            return self._kinds.get(kind, {}).get(key)
 
     def list(self, kind: str, limit: int = 10_000) -> Sequence[Document]:
         """The first `limit` documents of a kind, ordered by key."""
         with self._lock:
-            return [self._documents[name] for name in sorted(n for n in self._documents if n[0] == kind)[:limit]]
+            documents = self._kinds.get(kind, {})
+            return [documents[key] for key in sorted(documents)[:limit]]
 
     def commit(self, epoch: int | None, writes: Sequence[Put | Delete]) -> None:
         """All writes or none. Raises LeaseLost, Conflict, StoreError, or what `fail_next` was given."""
@@ -57,19 +58,24 @@ class MemoryStore:
             self._fail()
             rules.check_writes(writes)
             rules.check_epoch(self._lease, epoch)
-            documents = dict(self._documents)
             revision = self._revision + 1
+            changed: dict[tuple[str, str], Document | None] = {}
             for write in writes:
                 name = (write.kind, write.key)
                 if isinstance(write, Delete):
-                    documents.pop(name, None)
+                    changed[name] = None
                     continue
-                current = documents.get(name)
+                current = changed[name] if name in changed else self.get(*name)
                 rules.check_expected(write, current.revision if current else 0)
-                documents[name] = Document(kind=write.kind, key=write.key, body=bytes(write.body), revision=revision)
+                changed[name] = Document(kind=write.kind, key=write.key, body=bytes(write.body), revision=revision)
             number = self._commits + 1
             self._call(Moment.BEFORE, number, writes)
-            self._documents, self._revision, self._commits = documents, revision, number
+            for (kind, key), document in changed.items():
+                if document is None:
+                    self._kinds.get(kind, {}).pop(key, None)
+                else:
+                    self._kinds.setdefault(kind, {})[key] = document
+            self._revision, self._commits = revision, number
             self._call(Moment.AFTER, number, writes)
 
     def read_lease(self) -> Lease | None:
@@ -119,7 +125,8 @@ class MemoryStore:
         """Another store with what is durable in this one: no callbacks, no failures."""
         with self._lock:
             other = MemoryStore(self._store_id)
-            other._documents, other._revision = dict(self._documents), self._revision
+            other._kinds = {kind: dict(documents) for kind, documents in self._kinds.items()}
+            other._revision = self._revision
             other._lease, other._commits = self._lease, self._commits
             return other
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import traceback
 import uuid
 from typing import Any
+from urllib.parse import unquote
 
 import kombu as _kombu
 import pytest
@@ -85,6 +87,22 @@ def test_no_broker_is_a_clear_error_without_the_password(password: str) -> None:
         assert form not in str(caught.value)
         assert form not in repr(caught.value.__cause__)
     assert password not in bus.where
+
+
+class Talkative(KombuBus):
+    """Fails with an error that holds the whole URL, as a library's might."""
+
+    def _open(self) -> None:
+        raise OSError(f"cannot connect to {self._url}, password {unquote('p%40ss%2Fw')}")
+
+
+def test_a_library_that_tells_the_password_is_not_quoted() -> None:
+    bus = Talkative("amqp://ha:p%40ss%2Fw@127.0.0.1:1//")
+    with pytest.raises(DriverError, match=r"cannot connect to amqp://ha:\*\*\*@127") as caught:
+        bus.publish(sample("host.down"))
+    printed = "".join(traceback.format_exception(caught.value))
+    for form in ("p%40ss%2Fw", "p@ss/w"):
+        assert form not in printed
 
 
 def test_of_several_brokers_each_is_tried_once() -> None:

@@ -1,0 +1,146 @@
+"""Frames over one TLS connection: bounded in size, in rate and in what waits to be sent."""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.sslproto
+import errno
+import socket
+import ssl
+
+from ha_agent.errors import ProtocolError, UsageError
+from ha_agent.heartbeat import pki, wire
+
+# asyncio gives each TLS connection a read buffer of 256 KiB and zeroes it. One TLS record is 16 KiB: the smaller buffer takes a
+# connection from 279 to 42 KiB, which matters with thousands of hosts. Must be set before the first connection is made.
+asyncio.sslproto.SSLProtocol.max_size = 16 * 1024
+
+MAX_UNSENT = 4 * wire.MAX_FRAME
+MAX_FRAMES_PER_S = 1000
+CLOSE_S = 1.0
+
+# Errors of a connect that come from this machine: nothing was asked of the other one.
+LOCAL_ERRORS = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+    | {errno.ENETUNREACH, errno.ENETDOWN, errno.EINVAL, errno.EAFNOSUPPORT}
+)
+
+
+class DialError(Exception):
+    """No channel came about. `answered`: the other kernel answered TCP (a refusal counts); `asked`: at least we could try."""
+
+    def __init__(self, message: str, *, answered: bool, asked: bool = True) -> None:
+        super().__init__(message)
+        self.answered = answered
+        self.asked = asked
+
+
+class Channel:
+    """One connection with its peer's identity."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._window_at = 0.0
+        self._frames = 0
+        peer = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        self.role, self.name = pki.identity(peer)
+
+    def send(self, frame: wire.Frame) -> None:
+        """Queues the frame. Raises ProtocolError where the peer does not take what it is sent: it must not fill our memory."""
+        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT:
+            raise ProtocolError("the peer does not read what it is sent")
+        self._writer.write(wire.encode(frame))
+
+    async def receive(self, deadline_s: float) -> wire.AnyFrame:
+        """The next frame. Raises TimeoutError, ProtocolError, or ConnectionError when the connection has ended."""
+        async with asyncio.timeout(deadline_s):
+            try:
+                size = wire.length(await self._reader.readexactly(wire.HEADER))
+                body = await self._reader.readexactly(size)
+            except asyncio.IncompleteReadError as error:
+                if error.partial:
+                    raise ProtocolError("the connection ended inside a frame") from None
+                raise ConnectionResetError("the peer closed the connection") from None
+            except ssl.SSLError as error:
+                raise ConnectionAbortedError(f"TLS failed: {error.reason or error}") from None
+        self._count()
+        return wire.decode(body)
+
+    def _count(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._window_at >= 1.0:
+            self._window_at, self._frames = now, 0
+        self._frames += 1
+        if self._frames > MAX_FRAMES_PER_S:
+            raise ProtocolError(f"the peer sends more than {MAX_FRAMES_PER_S} frames a second")
+
+    def abort(self) -> None:
+        """Ends it at once, without a farewell."""
+        self._writer.transport.abort()
+
+    async def close(self) -> None:
+        """Sends what is queued, within a second, and ends it."""
+        self._writer.close()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._writer.wait_closed()
+        except (OSError, TimeoutError):
+            self.abort()
+
+
+async def dial(address: str, port: int, context: ssl.SSLContext, deadline_s: float) -> Channel:
+    """Connects. Raises DialError, which tells a kernel that answered from silence. `address`: better an IP address than a name,
+    which would have to be looked up while things fail."""
+    loop = asyncio.get_running_loop()
+    answered = False
+    sock: socket.socket | None = None
+    try:
+        async with asyncio.timeout(deadline_s):
+            try:
+                found = await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                raise DialError(f"{address} is no address: {error}", answered=False, asked=False) from None
+            family, kind, proto, _, where = found[0]
+            sock = socket.socket(family, kind, proto)
+            sock.setblocking(False)
+            await loop.sock_connect(sock, where)
+            answered = True
+            reader, writer = await asyncio.open_connection(
+                sock=sock, ssl=context, server_hostname="", limit=wire.MAX_FRAME, ssl_handshake_timeout=deadline_s
+            )
+            sock = None  # the transport owns it now
+            return _channel(reader, writer)
+    except TimeoutError:
+        what = "TLS" if answered else "TCP"
+        raise DialError(f"no {what} answer from {address}:{port} in {deadline_s:g} s", answered=answered) from None
+    except ssl.SSLError as error:
+        raise DialError(f"TLS with {address}:{port} failed: {error.reason or error}", answered=True) from None
+    except UsageError as error:
+        raise DialError(f"{address}:{port}: {error}", answered=True) from None
+    except OSError as error:
+        answered = answered or isinstance(error, ConnectionRefusedError | ConnectionResetError)
+        asked = answered or error.errno not in LOCAL_ERRORS
+        raise DialError(f"{address}:{port}: {error.strerror or error}", answered=answered, asked=asked) from None
+    finally:
+        if sock is not None:
+            sock.close()
+
+
+async def accept(sock: socket.socket, context: ssl.SSLContext, deadline_s: float) -> Channel:
+    """TLS on an accepted socket. Raises OSError (ssl.SSLError is one), TimeoutError, UsageError (no identity)."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=wire.MAX_FRAME, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.connect_accepted_socket(
+        lambda: protocol, sock, ssl=context, ssl_handshake_timeout=deadline_s
+    )
+    return _channel(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+
+def _channel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Channel:
+    try:
+        return Channel(reader, writer)
+    except BaseException:
+        writer.transport.abort()
+        raise

@@ -1,0 +1,58 @@
+"""Reaching a target: dial it, have it sign a nonce, and say what came of it. Used by witnesses and by the controller itself."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from ha_agent.errors import ProtocolError
+from ha_agent.heartbeat import wire
+from ha_agent.heartbeat.channel import Channel, DialError, dial
+from ha_agent.heartbeat.signing import Verifier
+from ha_agent.model import Answer
+from ha_agent.ports import Clock
+
+
+async def reach(
+    own_name: str, probe: wire.Probe, context: ssl.SSLContext, verifier: Verifier, clock: Clock
+) -> wire.ProbeResult:
+    """What the target answers, within the probe's deadline. SIGNED only with a signature that holds; TCP where its kernel answered
+    and no more came; SILENT where nothing did; FAILED where we could not ask. Raises nothing."""
+    answered = asked = False
+    error = ""
+    channel: Channel | None = None
+    try:
+        async with asyncio.timeout(probe.deadline_s):
+            channel = await dial(probe.address, probe.port, context, probe.deadline_s * 0.95)
+            answered = True
+            signed = await _challenge(channel, own_name, probe, verifier, clock)
+            return wire.ProbeResult(nonce=probe.nonce, target=probe.target, answer=Answer.SIGNED, signed=signed)
+    except DialError as problem:
+        answered, asked, error = problem.answered, problem.asked, str(problem)
+    except TimeoutError:
+        asked, error = True, f"no answer in {probe.deadline_s:g} s"
+    except (ProtocolError, OSError) as problem:
+        error = str(problem)
+    finally:
+        if channel is not None:
+            channel.abort()
+    answer = Answer.TCP if answered else Answer.SILENT if asked else Answer.FAILED
+    return wire.ProbeResult(nonce=probe.nonce, target=probe.target, answer=answer, error=error[:512])
+
+
+async def _challenge(
+    channel: Channel, own_name: str, probe: wire.Probe, verifier: Verifier, clock: Clock
+) -> wire.Signed:
+    if (channel.role, channel.name) != ("host", probe.target):
+        raise ProtocolError(f"at {probe.address}:{probe.port} answers {channel.role} {channel.name!r}")
+    channel.send(wire.Hello(versions=wire.VERSIONS, name=own_name))
+    welcome = await channel.receive(probe.deadline_s)
+    if not isinstance(welcome, wire.Welcome):
+        reason = welcome.reason if isinstance(welcome, wire.Refused) else "no Welcome came"
+        raise ProtocolError(f"{probe.target} refused: {reason}")
+    channel.send(wire.Challenge(nonce=probe.nonce))
+    while True:  # a controller that probes may be sent something else first
+        frame = await channel.receive(probe.deadline_s)
+        if isinstance(frame, wire.Signed):
+            verifier.check(frame, probe.nonce, probe.target, clock.wall())
+            return frame

@@ -1,0 +1,121 @@
+"""A target's own word that it runs: our nonce, its name and its boot id, signed by its private key.
+
+A witness relays the signature with the target's certificates, and the controller verifies all of it itself: a witness can keep
+silent, but it cannot make a dead host answer, and it cannot replay an old answer, since the nonce is new.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from ha_agent.errors import ProtocolError, UsageError
+from ha_agent.heartbeat import pki
+from ha_agent.heartbeat.wire import Signed
+
+PURPOSE = "ha-agent probe 1"  # nothing else that this key may ever sign begins like this
+PSS = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
+
+
+def message(nonce: str, name: str, boot_id: str) -> bytes:
+    """What is signed. A JSON list: no choice of fields can be read in two ways."""
+    return msgspec.json.encode([PURPOSE, nonce, name, boot_id])
+
+
+class Signer:
+    """Signs as the host whose files are in `directory`. Raises UsageError where they cannot be used."""
+
+    def __init__(self, directory: Path) -> None:
+        self._key = pki.load_key(directory / "key.pem")
+        certificates = pki.load_certificates(directory / "cert.pem")
+        self.role, self.name = pki.identity(certificates[0])
+        self._chain = tuple(one.public_bytes(serialization.Encoding.DER) for one in certificates)
+        if not isinstance(self._key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
+            raise UsageError(f"{directory / 'key.pem'} is of a kind that cannot sign probes", "use EC, RSA or Ed25519")
+
+    def sign(self, nonce: str, boot_id: str) -> Signed:
+        """Our word that we run in this boot."""
+        data = message(nonce, self.name, boot_id)
+        if isinstance(self._key, ec.EllipticCurvePrivateKey):
+            signature = self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+        elif isinstance(self._key, rsa.RSAPrivateKey):
+            signature = self._key.sign(data, PSS, hashes.SHA256())
+        else:
+            assert isinstance(self._key, ed25519.Ed25519PrivateKey)
+            signature = self._key.sign(data)
+        return Signed(nonce=nonce, name=self.name, boot_id=boot_id, signature=signature, chain=self._chain)
+
+
+class Verifier:
+    """Judges signatures by the authorities in `directory`/ca.pem. Raises UsageError where it cannot be read."""
+
+    def __init__(self, directory: Path) -> None:
+        self._anchors = pki.load_certificates(directory / "ca.pem")
+
+    def check(self, signed: Signed, nonce: str, target: str, wall: float) -> str:
+        """The boot id that `target` has signed with our nonce. `wall`: Unix seconds, for the certificates' validity.
+
+        Raises ProtocolError saying what does not hold."""
+        if signed.nonce != nonce or signed.name != target:
+            raise ProtocolError("the signature is of another probe")
+        try:
+            chain = [x509.load_der_x509_certificate(one) for one in signed.chain]
+            role, name = pki.identity(chain[0])
+            if (role, name) != ("host", target):
+                raise ProtocolError(f"the signer is {role} {name!r}, not host {target!r}")
+            if not self._trusted(chain, datetime.datetime.fromtimestamp(wall, datetime.UTC)):
+                raise ProtocolError("no authority of ours issued the signer's certificate, or it has expired")
+            _verify(chain[0].public_key(), signed.signature, message(nonce, target, signed.boot_id))
+        except (ValueError, UsageError) as error:
+            raise ProtocolError(f"the signer's certificate cannot be read: {error}") from None
+        except InvalidSignature:
+            raise ProtocolError("the signature does not hold") from None
+        return signed.boot_id
+
+    def _trusted(self, chain: Sequence[x509.Certificate], now: datetime.datetime) -> bool:
+        """Whether each certificate is issued by the next, and one of them by an authority of ours, all valid now."""
+        for position, certificate in enumerate(chain):
+            if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+                return False
+            if position > 0 and not _is_authority(certificate):
+                return False
+            for anchor in self._anchors:
+                valid = anchor.not_valid_before_utc <= now <= anchor.not_valid_after_utc
+                if valid and _is_authority(anchor) and _issued(certificate, anchor):
+                    return True
+            if position + 1 >= len(chain) or not _issued(certificate, chain[position + 1]):
+                return False
+        return False
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _verify(key: object, signature: bytes, data: bytes) -> None:
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+    elif isinstance(key, rsa.RSAPublicKey):
+        key.verify(signature, data, PSS, hashes.SHA256())
+    elif isinstance(key, ed25519.Ed25519PublicKey):
+        key.verify(signature, data)
+    else:
+        raise ProtocolError("the signer's key is of a kind that we do not know")

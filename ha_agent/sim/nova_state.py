@@ -160,6 +160,7 @@ class NovaState:
         self._sync_s = sync_s
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._seq = 0
+        self._instant: float | None = None
         self._parked: dict[str, list[Callable[[], None]]] = {}
         self._lives: dict[str, int] = {}  # host -> how often its nova-compute was started
         self._faults: dict[str, deque[Fault]] = {}
@@ -170,7 +171,15 @@ class NovaState:
         """Does all that is due. Every public method does this first; calling it more often changes nothing."""
         now = self.clock()
         while self._due and self._due[0][0] <= now:
-            heapq.heappop(self._due)[2]()
+            self._instant, _, action = heapq.heappop(self._due)
+            try:
+                action()
+            finally:
+                self._instant = None
+
+    def _now(self) -> float:
+        """The time of the event that is being worked off, else the clock's: who looks rarely sees the same history."""
+        return self.clock() if self._instant is None else self._instant
 
     def next_due(self) -> float | None:
         """When something happens next, in the clock's seconds."""
@@ -178,7 +187,7 @@ class NovaState:
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
         self._seq += 1
-        heapq.heappush(self._due, (self.clock() + delay_s, self._seq, action))
+        heapq.heappush(self._due, (self._now() + delay_s, self._seq, action))
 
     def _uuid(self) -> str:
         return str(UUID(int=self._rng.getrandbits(128), version=4))
@@ -187,7 +196,7 @@ class NovaState:
 
     def add_host(self, name: str) -> SimHost:
         """A new hypervisor, up and reporting."""
-        now = self.clock()
+        now = self._now()
         host = SimHost(name, self._uuid(), started_at=now, reported_at=now)
         self.hosts[name] = host
         self.domains[name] = set()
@@ -249,7 +258,7 @@ class NovaState:
             return
         self._settle_report(host)
         row.compute = True
-        row.started_at = row.reported_at = self.clock()
+        row.started_at = row.reported_at = self._now()
         self._lives[host] += 1
         newest: dict[str, SimMigration] = {}
         for record in self.migrations:
@@ -290,7 +299,7 @@ class NovaState:
         row.frozen = row.frozen if frozen is None else frozen
         row.isolated = row.isolated if isolated is None else isolated
         if row.works:
-            row.started_at = row.reported_at = self.clock()
+            row.started_at = row.reported_at = self._now()
             self._unpark(host)
 
     def guest_start(self, server: str) -> None:
@@ -320,7 +329,7 @@ class NovaState:
         self.guests[host].add(server)
         self.domains[host].add(server)
         if len(where) > 1:
-            self.double_history.append((self.clock(), server, tuple(sorted(where))))
+            self.double_history.append((self._now(), server, tuple(sorted(where))))
 
     def _halt(self, server: str, host: str) -> None:
         self.guests[host].discard(server)
@@ -336,14 +345,14 @@ class NovaState:
         """Reports happen every `report_s` while the host works; they are worked out when somebody looks."""
         row = self.hosts[host]
         if row.works:
-            beats = int((self.clock() - row.started_at) / self._report_s)
+            beats = int((self._now() - row.started_at) / self._report_s)
             row.reported_at = max(row.reported_at, row.started_at + beats * self._report_s)
         return row
 
     def is_up(self, host: str) -> bool:
         """Whether Nova calls the service up."""
         row = self._settle_report(host)
-        return not row.forced_down and self.clock() - row.reported_at <= self._down_s
+        return not row.forced_down and self._now() - row.reported_at <= self._down_s
 
     def updated_at(self, host: str) -> str:
         """The time of its last report, as os-services shows it."""
@@ -399,7 +408,7 @@ class NovaState:
             raise NovaError(400, f"Compute service of {row.host} is still in use.")
         row.task_state = REBUILDING
         record = self._record(row.id, EVACUATION, row.host, "accepted", target or "")
-        self.evacuate_calls.append((self.clock(), row.id))
+        self.evacuate_calls.append((self._now(), row.id))
         crowd = sum(m.kind == EVACUATION and m.status in UNFINISHED for m in self.migrations[-500:])
         duration = self._rng.uniform(*self._evacuation_s) * (1 + crowd // self._slots)
         stopped = microversion >= FIRST_STOPPING_MICROVERSION
@@ -580,13 +589,13 @@ class NovaState:
             self._after(0.1, lambda action=action: self._when_working(host, action))  # type: ignore[misc]
 
     def _record(self, server: str, kind: str, source: str, status: str, dest: str) -> SimMigration:
-        now = self.clock()
+        now = self._now()
         record = SimMigration(len(self.migrations) + 1, self._uuid(), server, kind, source, status, dest, now, now)
         self.migrations.append(record)
         return record
 
     def _set(self, record: SimMigration, status: str) -> None:
-        record.status, record.updated_at = status, self.clock()
+        record.status, record.updated_at = status, self._now()
 
     # --- faults ----------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,8 @@ class OutboxWriter:
 
 
 class Outbox:
-    """Drains the outbox of a store into a bus, while this controller leads. `run` is its task; one at a time.
+    """Drains the outbox of a store into a bus, while this controller leads. `run` is its task: one at a time, and again after
+    the next election.
 
     `bound`: how many notifications may wait. Above it the oldest are dropped, counted in `dropped`, and logged as an error.
     """
@@ -67,8 +68,7 @@ class Outbox:
         self._added = asyncio.Event()
         self._empty = asyncio.Event()
         self._counted = False
-        # Its own thread: a frozen broker must not use up those that recovery calls Nova with, nor the other way round.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+        self._thread: ThreadPoolExecutor | None = None
         self.backlog = 0
         self.published = 0
         self.failures = 0
@@ -92,6 +92,9 @@ class Outbox:
     async def run(self) -> None:
         """Publishes until it is cancelled. It raises nothing else: a failure is logged, counted and tried again."""
         failed = 0
+        # Its own thread: a frozen broker must not use up those that recovery calls Nova with, nor the other way round.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+        self._counted = False
         try:
             while True:
                 error = await self._once()
@@ -116,14 +119,14 @@ class Outbox:
             batch = await self._look(BATCH)
             if batch:
                 return await self._publish(batch)
+            if self.backlog == 0:
+                self._empty.set()
+            await self._idle()
         except HaAgentError as error:
             return str(error)
         except Exception as error:
             log.exception("the outbox met an unexpected error")
             return f"{type(error).__name__}: {error}"
-        if self.backlog == 0:
-            self._empty.set()
-        await self._idle()
         return None
 
     async def _publish(self, batch: Sequence[Document]) -> str | None:

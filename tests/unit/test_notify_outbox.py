@@ -267,6 +267,21 @@ async def test_after_a_restart_the_rest_follows() -> None:
     assert bus.got == ids(3)
 
 
+async def test_it_can_run_again_and_counts_anew() -> None:
+    store, bus = MemoryStore(), FakeBus()
+    outbox = Outbox(store, bus, Chance(), poll_s=60)
+    for turn in range(2):
+        fill(store, 3, epoch=turn, first=3 * turn)
+        task = asyncio.create_task(outbox.run())
+        if turn:
+            outbox.wake(3)
+        assert await outbox.drained(20)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert bus.got == ids(6)
+    assert outbox.backlog == 0
+
+
 async def test_an_idle_connection_is_closed() -> None:
     store, bus = MemoryStore(), FakeBus()
     outbox = Outbox(store, bus, Chance(), poll_s=0.005)

@@ -59,6 +59,7 @@ from ha_agent.ports import (
 
 TICK_S = 1.0  # the engine wants to be ticked at least this often; a larger gap is a pause of the process
 STORE_RETRY_S = 1.0
+SEND_SHARE = 1 / 3  # of the lease: how long the sending of a permitted command may take
 MAX_UNWRITTEN = 10_000
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
 
@@ -230,8 +231,9 @@ class Engine:
         if command.kind in DESTRUCTIVE:
             if not self.leading or command.epoch != self.epoch:
                 return "this controller does not lead in the epoch of the command"
-            if now >= self.lease_until:
-                return "the lease is over"
+            # safety: the sending itself must end before the lease does; drivers send within SEND_SHARE of it
+            if now >= self.lease_until - self.policy.lease_s * SEND_SHARE:
+                return "the lease is over, or about to be"
             try:
                 lease = self.store.read_lease()
             except StoreError as error:

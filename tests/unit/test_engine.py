@@ -1,0 +1,322 @@
+"""The engine: who leads, what leaves it, and what does not when the store fails or the process was paused."""
+
+from __future__ import annotations
+
+import pytest
+
+from ha_agent.controller.effects import AskWitness, Do, ReadBmc, ReadNova
+from ha_agent.controller.engine import Engine
+from ha_agent.errors import LeaseLost, StoreFull, UsageError
+from ha_agent.model import (
+    Answer,
+    Command,
+    CommandKind,
+    Finished,
+    Health,
+    Operator,
+    Order,
+    Outcome,
+    Phase,
+    Power,
+    Reading,
+    Status,
+    Step,
+    Verdict,
+)
+from ha_agent.policy import HostPolicy, Policy
+from ha_agent.ports import Heartbeat, ProbeAnswered, Reported
+from ha_agent.store.memory import MemoryStore
+
+HOSTS = [f"c{n}" for n in range(1, 7)]
+POLICY = Policy(hosts={h: HostPolicy(name=h, domain=f"r{n % 3}") for n, h in enumerate(HOSTS)})
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.at = 100.0
+
+    def now(self) -> float:
+        return self.at
+
+    def wall(self) -> float:
+        return 1e9 + self.at
+
+    def boot_id(self) -> str:
+        return "controller-boot"
+
+
+class Numbers:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def uuid(self) -> str:
+        self.n += 1
+        return f"id-{self.n}"
+
+    def uniform(self, low: float, high: float) -> float:
+        return (low + high) / 2
+
+    def nonce(self) -> str:
+        return self.uuid()
+
+
+class Bench:
+    """A controller whose hosts answer as told; commands are collected, not carried out."""
+
+    def __init__(self, store: MemoryStore | None = None, name: str = "one", clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.store = store or MemoryStore()
+        self.lines: list[str] = []
+        self.engine = Engine(
+            name=name, policy=POLICY, store=self.store, clock=self.clock, random=Numbers(), log=self.lines.append
+        )
+        self.commands: list[Command] = []
+        self.looks: list[object] = []
+        self.boots = {h: f"boot-{h}" for h in HOSTS}
+        self.dead: set[str] = set()
+        self.witness = Answer.SILENT
+        self.engine.start()
+        self.engine.tick()
+
+    def run(self, seconds: float, step: float = 0.25) -> None:
+        end = self.clock.at + seconds
+        while self.clock.at < end - 1e-9:
+            self.clock.at += step
+            if abs(self.clock.at - round(self.clock.at)) < 1e-9:
+                for h in HOSTS:
+                    if h not in self.dead:
+                        self.beat(h)
+            self.engine.tick()
+            self.take()
+
+    def beat(self, host: str) -> None:
+        beat = Heartbeat(host=host, at=self.clock.at, boot_id=self.boots[host], nova_compute=Health.UP)
+        self.engine.observe(beat)
+        self.take()
+
+    def take(self) -> None:
+        for effect in self.engine.effects():
+            match effect:
+                case Do(command=command):
+                    self.commands.append(command)
+                case AskWitness(witness=w, target=t, nonce=n):
+                    answer = self.witness if t in self.dead else Answer.SIGNED
+                    self.engine.observe(ProbeAnswered(host=t, at=self.clock.at, witness=w, nonce=n, answer=answer))
+                case ReadBmc() | ReadNova():
+                    self.looks.append(effect)
+
+    def order(self, order: Order, host: str = "", **fields: str) -> None:
+        self.engine.order(Operator(order=order, actor="tester", host=host, **fields))
+        self.take()
+
+    def finish(self, command: Command, status: Status = Status.OK, **fields: object) -> None:
+        self.engine.feed(Finished(outcome=Outcome(command=command.id, status=status, **fields)))  # type: ignore[arg-type]
+        self.take()
+
+    def kinds(self) -> list[CommandKind]:
+        return [c.kind for c in self.commands]
+
+
+def armed() -> Bench:
+    bench = Bench()
+    bench.run(5)
+    bench.order(Order.ARM)
+    return bench
+
+
+def dying() -> Bench:
+    """c1 fell silent 10 s ago: its off command waits to be carried out."""
+    bench = armed()
+    bench.dead.add("c1")
+    bench.run(10.5)
+    assert bench.kinds() == [CommandKind.FENCE]
+    return bench
+
+
+def off_twice(bench: Bench) -> tuple[Reading, ...]:
+    return tuple(Reading(device="bmc", power=Power.OFF, at=bench.clock.at + n / 10) for n in range(2))
+
+
+def test_a_silent_host_is_suspected_then_fenced_within_a_second_of_the_full_time() -> None:
+    bench = armed()
+    silent_at = bench.clock.at
+    bench.dead.add("c1")
+    bench.run(4.5)
+    assert bench.engine.views["c1"].verdict is Verdict.SUSPECT
+    assert {type(x).__name__ for x in bench.looks} == {"ReadBmc", "ReadNova"}
+    while not bench.commands:
+        bench.run(0.25)
+        assert bench.clock.at - silent_at < 11.0
+    assert bench.clock.at - silent_at >= 10.0
+    assert bench.engine.permit(bench.commands[0]) == ""
+
+
+def test_a_host_that_a_witness_reaches_is_not_fenced() -> None:
+    bench = armed()
+    bench.witness = Answer.SIGNED
+    bench.dead.add("c1")
+    bench.run(60)
+    assert bench.kinds() == []
+    (incident,) = bench.engine.state.incidents.values()
+    assert (incident.verdict, incident.phase) == (Verdict.PARTITIONED, Phase.OPEN)
+    bench.dead.clear()
+    bench.run(2)
+    assert bench.engine.state.incidents[incident.id].phase is Phase.CLOSED
+
+
+def test_the_first_start_is_disarmed_and_says_so() -> None:
+    bench = Bench()
+    bench.run(5)
+    bench.dead.add("c1")
+    bench.run(15)
+    (incident,) = bench.engine.state.incidents.values()
+    assert (incident.blocked, incident.release) == ("the controller is disarmed", "ha-agent arm")
+    assert bench.kinds() == []
+    bench.order(Order.ARM)
+    bench.run(3)
+    assert bench.kinds() == [CommandKind.FENCE]
+
+
+def test_a_heartbeat_cancels_the_fence_and_closes_the_incident() -> None:
+    bench = dying()
+    bench.dead.clear()
+    bench.run(1)
+    assert bench.kinds()[-1] is CommandKind.CANCEL_FENCE
+    assert bench.engine.permit(bench.commands[0]) == "", "the attempt is still alive until the cancelling has ended"
+    bench.finish(bench.commands[-1])
+    assert bench.engine.permit(bench.commands[0]) == "the incident no longer waits for it"
+    bench.run(1)
+    (incident,) = bench.engine.state.incidents.values()
+    assert incident.phase is Phase.CLOSED
+
+
+def test_no_permission_without_the_newest_epoch() -> None:
+    bench = dying()
+    command = bench.commands[0]
+    assert bench.engine.permit(command) == ""
+    lease = bench.store.read_lease()
+    bench.store.take_lease("two", 15.0, lease)
+    assert bench.engine.permit(command) == "another epoch has begun"
+    assert not bench.engine.leading
+    with pytest.raises(LeaseLost):
+        bench.order(Order.ARM)
+
+
+def test_no_permission_at_the_end_of_the_lease() -> None:
+    bench = dying()
+    bench.clock.at = bench.engine.lease_until - 4.9
+    assert "about to be" in bench.engine.permit(bench.commands[0])
+
+
+def test_a_taker_waits_one_full_lease_and_repeats_what_was_not_answered() -> None:
+    bench = dying()
+    other = Bench(bench.store, "two", bench.clock)
+    started = bench.clock.at
+    while not other.engine.leading:
+        other.run(0.25)
+        assert bench.clock.at - started < 20
+    assert bench.clock.at - started >= POLICY.lease_s
+    assert other.engine.epoch == 2
+    assert other.kinds() == [], "the verdict of the last leader is confirmed first"
+    other.dead.add("c1")
+    other.run(12)
+    assert other.kinds() == [CommandKind.FENCE]
+    assert other.commands[0].epoch == 2
+
+
+def test_a_released_lease_is_taken_at_once() -> None:
+    bench = dying()
+    bench.engine.release()
+    other = Bench(bench.store, "two", bench.clock)
+    assert other.engine.leading
+
+
+def test_nothing_leaves_that_is_not_journalled() -> None:
+    bench = armed()
+    bench.dead.add("c1")
+    bench.run(9)
+    for _ in range(4):
+        bench.store.fail_next(StoreFull("the disk is full"))
+    bench.run(3)
+    assert bench.kinds() == []
+    assert bench.engine.store_error
+    bench.run(40)
+    assert CommandKind.FENCE in bench.kinds()
+
+
+def test_an_answer_waits_until_the_store_works_again() -> None:
+    bench = dying()
+    bench.store.fail_next(StoreFull("the disk is full"))
+    bench.finish(bench.commands[0], readings=off_twice(bench))
+    (incident,) = bench.engine.state.incidents.values()
+    assert incident.evidence is None
+    bench.run(2)
+    (incident,) = bench.engine.state.incidents.values()
+    assert incident.evidence is not None
+    assert incident.step is Step.FORCE_DOWN
+
+
+def test_after_a_pause_it_looks_before_it_acts() -> None:
+    bench = armed()
+    bench.clock.at += 40
+    bench.engine.tick()
+    bench.take()
+    assert all(v.suspect_at is None for v in bench.engine.views.values())
+    bench.dead.add("c1")
+    bench.run(9)
+    assert bench.kinds() == []
+    bench.run(3)
+    assert bench.kinds() == [CommandKind.FENCE]
+
+
+def test_all_silent_at_once_is_our_own_trouble() -> None:
+    bench = armed()
+    bench.dead.update(HOSTS)
+    bench.run(30)
+    assert bench.kinds() == []
+    assert {i.verdict for i in bench.engine.state.incidents.values()} == {Verdict.UNKNOWN}
+
+
+def test_over_the_storm_limit_nothing_is_fenced() -> None:
+    bench = armed()
+    bench.dead.update({"c1", "c2"})  # the limit for six hosts is one
+    bench.run(30)
+    assert bench.kinds() == []
+    assert all("storm guard" in i.blocked for i in bench.engine.state.incidents.values())
+
+
+def test_a_confirmation_is_bound_to_its_incident() -> None:
+    bench = dying()
+    bench.finish(bench.commands[0], Status.FAILED, error="no answer")
+    (incident,) = bench.engine.state.incidents.values()
+    assert incident.release == "ha-agent confirm-fenced c1"
+    with pytest.raises(UsageError, match="not-this-one"):
+        bench.order(Order.CONFIRM_FENCED, "c1", incident="not-this-one")
+    with pytest.raises(UsageError, match="no open incident"):
+        bench.order(Order.CONFIRM_FENCED, "c2")
+    bench.order(Order.CONFIRM_FENCED, "c1", incident=incident.id)
+    assert bench.kinds()[-1] is CommandKind.FORCE_DOWN
+
+
+def test_a_report_alone_fences_nobody() -> None:
+    bench = armed()
+    bench.engine.observe(Reported(host="c1", at=bench.clock.at, source="nagios", text="no ping"))
+    bench.run(30)
+    assert bench.kinds() == []
+
+
+def test_an_order_for_a_living_host_is_carried_out() -> None:
+    bench = armed()
+    bench.order(Order.FENCE, "c2", reason="smoke")
+    bench.run(3)
+    assert bench.kinds() == [CommandKind.FENCE], "its heartbeats do not cancel what a person ordered"
+
+
+def test_an_unknown_host_or_answer_changes_nothing() -> None:
+    bench = dying()
+    before = bench.engine.state
+    bench.engine.feed(Finished(outcome=Outcome(command="f" * 32, status=Status.OK, readings=off_twice(bench))))
+    bench.engine.observe(Heartbeat(host="stranger", at=bench.clock.at, boot_id="x"))
+    assert bench.engine.state == before
+    with pytest.raises(UsageError, match="not in the inventory"):
+        bench.order(Order.FENCE, "stranger")

@@ -31,6 +31,7 @@ from ha_agent.recovery import select
 
 EVENTS_KEPT = 2000
 SLOW_LOOP_S = 0.5
+DRAIN_S = 2.0  # how long a stop waits for notifications that are on their way
 
 log = logging.getLogger("ha_agent")
 
@@ -83,6 +84,7 @@ class Controller:
         self.loop_lag_s = 0.0
         self.turns = 0
         self._told = 0
+        self._publishing: asyncio.Task[None] | None = None
         self._claim: tuple[str, int] | None = None
         self._tallies = {
             "probes_answered": 0,
@@ -98,7 +100,6 @@ class Controller:
         """Turn the loop until `stop`. Raises StoreError when the store cannot be read at the start."""
         self.engine.start()
         await self.monitor.start()
-        outbox = asyncio.create_task(self._outbox.run()) if self._outbox is not None else None
         try:
             while not self._stopping:
                 self._turn()
@@ -110,7 +111,7 @@ class Controller:
                     self.loop_lag_s = max(0.0, self.clock.now() - due)
                 self._wake.clear()
         finally:
-            await self._shut(outbox)
+            await self._shut()
 
     def stop(self) -> None:
         """End `run`, with a clean hand-over: what is under way is journalled, the lease is released."""
@@ -123,6 +124,7 @@ class Controller:
         if self.engine.told != self._told and self._outbox is not None:
             self._outbox.wake(self.engine.told - self._told)
         self._told = self.engine.told
+        self._publish()
         claim = (self.store.store_id, self.engine.epoch) if self.engine.leading else None
         if claim is not None and claim != self._claim:
             self._claim = claim
@@ -132,21 +134,30 @@ class Controller:
         self._turned_at = self.clock.now()
         self.turns += 1
 
+    def _publish(self) -> None:
+        """Only the leader drains the outbox."""
+        if self._outbox is None:
+            return
+        if self.engine.leading and self._publishing is None:
+            self._publishing = asyncio.create_task(self._outbox.run())
+        elif not self.engine.leading and self._publishing is not None:
+            self._publishing.cancel()
+            self._publishing = None
+
     def _wait_s(self) -> float:
         next_at = self.engine.next_at()
         wait = TICK_S / 2 if next_at is None else next_at - self.clock.now()
         return min(max(wait, 0.0), TICK_S / 2)
 
-    async def _shut(self, outbox: asyncio.Task[None] | None) -> None:
+    async def _shut(self) -> None:
         """No attempt is alive before the lease is given away (S4)."""
         await self.executor.stop()
+        if self._publishing is not None and self._outbox is not None:
+            await self._outbox.drained(DRAIN_S)
+            self._publishing.cancel()
+            await asyncio.gather(self._publishing, return_exceptions=True)
         self.engine.release()
         await self.monitor.stop()
-        if outbox is not None:
-            if self._outbox is not None:
-                await self._outbox.drained(2.0)
-            outbox.cancel()
-            await asyncio.gather(outbox, return_exceptions=True)
         self.store.close()
 
     async def check_devices(self, interval_s: float, deadline_s: float) -> None:

@@ -1,0 +1,98 @@
+# Two commands do everything from a clean clone: `make demo` and `make test`. Needed: git, make, python3 >= 3.11 with venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-dev demo lint types test test-full check scenarios clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary --retries 5
+JOBS ?= 2
+# Each pytest run appends what it left out, and why; `make` prints it last.
+NOT_RUN := build/not-run
+PYTEST := HA_AGENT_NOT_RUN=$(CURDIR)/$(NOT_RUN) $(BIN)/python -m pytest
+# Fast tests run side by side; integration tests measure real time, so they run one after the other.
+FAST := $(wildcard tests/unit tests/scenarios tests/simulation)
+SLOW := $(wildcard tests/integration tests/benchmarks)
+
+help:
+	@echo 'make demo        a hypervisor dies, its instances live on: the whole path, on loopback, no root'
+	@echo 'make test        lint, types and every test (as root also those that need Debian packages)'
+	@echo 'make check       for daily work: lint, types, unit, scenarios, a little simulation'
+	@echo 'make test-full   everything, also what takes too long for CI; keeps its result in docs/test-full.txt'
+	@echo 'make scenarios [UPDATE=1]   replay the scenarios; UPDATE=1 rewrites the expected logs'
+	@echo 'make clean       remove .venv, caches and build files'
+
+# --- setting up --------------------------------------------------------------------------------------------------------
+
+setup: .venv/.stamp-run
+setup-dev: .venv/.stamp-dev
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo 'error: $(PYTHON) not found; install python3 (3.11 or newer)' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "error: $$($(PYTHON) --version) is too old; Python 3.11 or newer is needed (make PYTHON=python3.11 …)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	    || { echo 'error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv' >&2; exit 1; }
+	@echo 'setting up: .venv'
+	@$(PYTHON) -m venv .venv
+
+.venv/.stamp-run: pyproject.toml | .venv/bin/python
+	@echo 'setting up: ha-agent and its libraries'
+	@$(PIP) -e . || { echo 'error: pip could not install the libraries; is a package index reachable?' >&2; exit 1; }
+	@touch $@
+
+.venv/.stamp-dev: pyproject.toml | .venv/bin/python
+	@echo 'setting up: ha-agent, its libraries and the tools for tests'
+	@$(PIP) -e '.[dev]' || { echo 'error: pip could not install the libraries; is a package index reachable?' >&2; exit 1; }
+	@touch .venv/.stamp-run $@
+
+# --- using it ----------------------------------------------------------------------------------------------------------
+
+demo: setup
+	@$(BIN)/ha-agent demo $(ARGS)
+
+# --- checking it -------------------------------------------------------------------------------------------------------
+
+lint: setup-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup-dev
+	@$(BIN)/mypy
+
+# Sub-makes keep the order (cheap checks first) and end with the list of what was not run, even under `make -j`.
+test: setup-dev
+	@mkdir -p build && rm -f $(NOT_RUN)
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@if [ "$$(id -u)" = 0 ] && [ -z "$${HA_AGENT_NO_ROOT:-}" ]; then $(BIN)/python -m tests.integration.debian install; fi
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal $(FAST)
+	@$(PYTEST) -q $(SLOW)
+	@$(BIN)/python -m tests.not_run $(NOT_RUN)
+
+check: setup-dev
+	@mkdir -p build && rm -f $(NOT_RUN)
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal $(FAST)
+
+# Kept under docs/ without paths of this machine; on failure the kept result stays as it was.
+test-full: setup-dev
+	@mkdir -p build && rm -f $(NOT_RUN)
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@if [ "$$(id -u)" = 0 ] && [ -z "$${HA_AGENT_NO_ROOT:-}" ]; then $(BIN)/python -m tests.integration.debian install; fi
+	@{ echo "make test-full, $$(date -u +%F), commit $$(git describe --always --dirty), $$($(BIN)/python --version), $$(nproc) cores"; \
+	   $(PYTEST) -q --full --durations=20 tests; \
+	   $(BIN)/python -m tests.not_run $(NOT_RUN); } 2>&1 | sed -e 's|$(CURDIR)|.|g' | tee build/test-full.txt
+	@cp build/test-full.txt docs/test-full.txt
+	@echo 'kept in docs/test-full.txt'
+
+scenarios: setup-dev
+	@HA_AGENT_UPDATE_SCENARIOS=$(UPDATE) $(PYTEST) -q tests/scenarios
+
+clean:
+	@rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

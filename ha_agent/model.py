@@ -281,7 +281,8 @@ DESTRUCTIVE = frozenset(
 
 class Command(Value, frozen=True, kw_only=True):
     """An intent. `id` = hash(incident, step, subject, attempt). `subject`: a host or a server id; `host`: the host concerned.
-    `hosts`: for LIST_SERVERS. `not_after`: boottime seconds after which it must not be sent any more (the evidence has aged)."""
+    `hosts`: for LIST_SERVERS. `not_after`: boottime seconds after which it must not be sent any more (the evidence has aged).
+    `judged`: for EVACUATE, the newest migration record whose hosts are proven not to run the server; see `ports.Cloud.evacuate`."""
 
     id: str
     incident: str
@@ -295,6 +296,7 @@ class Command(Value, frozen=True, kw_only=True):
     boot_id: str = ""
     hosts: tuple[str, ...] = ()
     not_after: float | None = None
+    judged: int = 0
 
 
 class Status(StrEnum):

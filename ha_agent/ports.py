@@ -168,8 +168,9 @@ class Cloud(Protocol):
     def unfinished_evacuations(self) -> Sequence[Migration]:
         """Evacuation records anywhere that are accepted or pre-migrating: a server of ours may have been started there."""
 
-    def evacuate(self, server: str, host: str) -> None:
-        """Looks first: raises DriverError where the server is not on `host` any more, or an unfinished evacuation of it exists."""
+    def evacuate(self, server: str, host: str, judged: int = 0) -> None:
+        """Looks first: raises DriverError where the server is not on `host` any more, or an unfinished evacuation of it exists.
+        Records up to the id `judged` do not count: the caller has proof that their destinations do not run the server (S2)."""
 
     def start(self, server: str) -> None: ...
     def stop(self, server: str) -> None: ...

@@ -32,7 +32,11 @@ PURE = (
     "ha_agent.decide",
     "ha_agent.recovery.select",
     "ha_agent.notify.objects",
+    "ha_agent.notify.catalogue",
+    "ha_agent.ports",
 )
+# Decisions see no port: what detectors report reaches them as events. The witness reads these reports.
+DECISIONS = tuple(module for module in PURE if module != "ha_agent.ports")
 # What drivers may use: words, errors, ports, and thin wrappers of the operating system; no decisions.
 WORDS = (
     "ha_agent.model",
@@ -50,9 +54,9 @@ DRIVERS = ("heartbeat", "fencing", "recovery", "notify", "store", "guests")
 # itself, of which anyone may import the version and which imports nothing.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "ha_agent": (),
-    **dict.fromkeys(PURE, PURE),
-    "ha_agent.ports": PURE,
-    "ha_agent.system": (*PURE, "ha_agent.ports"),
+    **dict.fromkeys(PURE, DECISIONS),
+    "ha_agent.witness": PURE,
+    "ha_agent.system": PURE,
     "ha_agent.sdnotify": PURE,
     "ha_agent.config": COMMON,
     **{f"ha_agent.{driver}": WORDS for driver in DRIVERS},

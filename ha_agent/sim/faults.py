@@ -1,0 +1,245 @@
+"""What goes wrong in a random world: a table of faults, each of which begins, and after a while is mended."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from ha_agent.errors import StoreFull
+from ha_agent.model import Order
+from ha_agent.sim.nova_state import NovaError
+from ha_agent.sim.simulation import Simulation
+from ha_agent.sim.world import NOVA, DeviceFault
+from ha_agent.store.memory import Moment
+
+Fault = Callable[[Simulation, random.Random], None]
+
+
+def power(sim: Simulation, chance: random.Random) -> None:
+    """A host loses its power; sometimes somebody switches it on again in the middle of everything."""
+    host = _host(sim, chance)
+    sim.world.power_off(host)
+    if chance.random() < 0.2:
+        sim.world.timeline.after(chance.uniform(5, 60), lambda: sim.world.power_on(host, "somebody switches it on"))
+
+
+def supply(sim: Simulation, chance: random.Random) -> None:
+    """The supply that feeds a host and its fencing devices fails: nobody can prove that it is off."""
+    host = _host(sim, chance)
+    for device in sim.world.hosts[host].devices:
+        sim.world.fault(host, DeviceFault.DEAD, device)
+    sim.world.power_off(host, "its power supply fails")
+
+
+def panic(sim: Simulation, chance: random.Random) -> None:
+    """A kernel panics and boots again."""
+    sim.world.reboot(_host(sim, chance))
+
+
+def rack(sim: Simulation, chance: random.Random) -> None:
+    """Several hosts of one failure domain die together."""
+    domain = sim.world.hosts[_host(sim, chance)].domain
+    alike = [h.name for h in sim.world.hosts.values() if h.domain == domain]
+    for host in chance.sample(alike, min(len(alike), chance.randint(2, 3))):
+        sim.world.power_off(host, "its rack loses power")
+
+
+def freeze(sim: Simulation, chance: random.Random) -> None:
+    """A kernel stands still, and goes on later."""
+    host = _host(sim, chance)
+    sim.world.freeze(host)
+    _later(sim, chance, 3, 120, lambda: sim.world.thaw(host))
+
+
+def hang(sim: Simulation, chance: random.Random) -> None:
+    """Processes hang, the kernel answers."""
+    host = _host(sim, chance)
+    sim.world.hang(host)
+    _later(sim, chance, 5, 200, lambda: sim.world.unhang(host))
+
+
+def isolate(sim: Simulation, chance: random.Random) -> None:
+    """A host is cut off from everybody, its guests run on."""
+    host = _host(sim, chance)
+    sim.world.isolate(host, [p.name for p in sim.processes])
+    _later(sim, chance, 3, 200, lambda: sim.world.join(host))
+
+
+def our_path(sim: Simulation, chance: random.Random) -> None:
+    """Only a controller's own path to a host is broken."""
+    host, controller = _host(sim, chance), chance.choice(sim.processes).name
+    sim.world.cut(controller, host)
+    _later(sim, chance, 3, 120, lambda: sim.world.heal(controller, host))
+
+
+def our_network(sim: Simulation, chance: random.Random) -> None:
+    """A controller reaches no host at all."""
+    controller = chance.choice(sim.processes).name
+    for host in sim.world.hosts:
+        sim.world.cut(controller, host)
+    _later(sim, chance, 3, 90, lambda: [sim.world.heal(controller, h) for h in sim.world.hosts])
+
+
+def nova_path(sim: Simulation, chance: random.Random) -> None:
+    """A host's nova-compute reaches Nova no more."""
+    host = _host(sim, chance)
+    sim.world.cut(host, NOVA)
+    _later(sim, chance, 5, 120, lambda: sim.world.heal(host, NOVA))
+
+
+def between(sim: Simulation, chance: random.Random) -> None:
+    """Two hosts do not reach each other."""
+    a, b = chance.sample(list(sim.world.hosts), 2)
+    sim.world.cut(a, b)
+    _later(sim, chance, 5, 200, lambda: sim.world.heal(a, b))
+
+
+def agent(sim: Simulation, chance: random.Random) -> None:
+    """A remote crashes."""
+    host = _host(sim, chance)
+    sim.world.agent(host, up=False)
+    _later(sim, chance, 2, 120, lambda: sim.world.agent(host, up=True))
+
+
+def device(sim: Simulation, chance: random.Random) -> None:
+    """A fencing device misbehaves."""
+    host = _host(sim, chance)
+    kinds = [f for f in DeviceFault if f not in (DeviceFault.NONE, DeviceFault.LYING)]
+    sim.world.fault(host, chance.choice(kinds))
+    _later(sim, chance, 10, 200, lambda: sim.world.fault(host, DeviceFault.NONE))
+
+
+def nova_down(sim: Simulation, chance: random.Random) -> None:
+    """Nova's API is away."""
+    _nova(sim, down=True)
+    _later(sim, chance, 2, 90, lambda: _nova(sim, down=False))
+
+
+def nova_lossy(sim: Simulation, chance: random.Random) -> None:
+    """Nova's API loses answers."""
+    sim.world.nova_lossy = chance.uniform(0.1, 0.5)
+    _later(sim, chance, 20, 120, lambda: setattr(sim.world, "nova_lossy", 0.0))
+
+
+def spawn_fails(sim: Simulation, chance: random.Random) -> None:
+    """A destination cannot start guests."""
+    host = _host(sim, chance)
+    sim.world.nova.hosts[host].spawn_fails = "the hypervisor is out of sorts"
+    _later(sim, chance, 10, 120, lambda: setattr(sim.world.nova.hosts[host], "spawn_fails", ""))
+
+
+def crash(sim: Simulation, chance: random.Random) -> None:
+    """A controller is killed."""
+    chance.choice(sim.processes).crash(chance.uniform(0.5, 30))
+
+
+def crash_at_journal(sim: Simulation, chance: random.Random) -> None:
+    """A controller dies at one of its next journal writes, immediately before or after it."""
+    process = chance.choice(sim.processes)
+    moment = chance.choice((Moment.BEFORE, Moment.AFTER))
+    process.crash_at.add((moment, sim.store.commits + chance.randint(1, 40)))
+
+
+def pause(sim: Simulation, chance: random.Random) -> None:
+    """A controller stands still."""
+    process = chance.choice(sim.processes)
+    process.pause()
+    _later(sim, chance, 0.5, 45, process.resume)
+
+
+def store_full(sim: Simulation, chance: random.Random) -> None:
+    """The disk below the journal is full for some writes."""
+    sim.store.fail_next(StoreFull("the disk is full"), chance.randint(1, 15))
+
+
+def live_migration(sim: Simulation, chance: random.Random) -> None:
+    """A server is on its way by live migration when the rest happens."""
+    servers = sorted(sim.world.nova.servers.values(), key=lambda s: s.name)
+    server, dest = chance.choice(servers), _host(sim, chance)
+    try:
+        sim.world.nova.live_migrate(server.id, dest, chance.uniform(4, 40))
+        sim.world.log(f"{server.name} migrates live from {server.host} to {dest}")
+    except NovaError:
+        pass
+
+
+def maintenance(sim: Simulation, chance: random.Random) -> None:
+    """Planned work: the host is switched off and on again."""
+    host = _host(sim, chance)
+    sim.order(Order.MAINTENANCE_ON, host, "planned work")
+    world = sim.world
+    world.timeline.after(5.0, lambda: world.power_off(host, "planned work"))
+    world.timeline.after(40.0, lambda: world.power_on(host, "planned work is done"))
+
+
+def disarm(sim: Simulation, chance: random.Random) -> None:
+    """Somebody disarms."""
+    sim.order(Order.DISARM)
+
+
+TABLE: tuple[tuple[int, Fault], ...] = (
+    (12, power),
+    (3, supply),
+    (4, panic),
+    (2, rack),
+    (5, freeze),
+    (5, hang),
+    (5, isolate),
+    (4, our_path),
+    (2, our_network),
+    (2, nova_path),
+    (2, between),
+    (3, agent),
+    (6, device),
+    (3, nova_down),
+    (3, nova_lossy),
+    (2, spawn_fails),
+    (3, crash),
+    (6, crash_at_journal),
+    (4, pause),
+    (2, store_full),
+    (3, live_migration),
+    (1, maintenance),
+    (1, disarm),
+)
+
+
+def pick(chance: random.Random) -> Fault:
+    """One fault, by its weight."""
+    return chance.choices([f for _, f in TABLE], [w for w, _ in TABLE])[0]
+
+
+def mend(sim: Simulation) -> None:
+    """Everything that is broken and that no recovery mends is mended: links, devices, Nova, processes."""
+    world = sim.world
+    world.log("everything that is broken is mended")
+    world.nova_down, world.nova_lossy = False, 0.0
+    world.cuts.clear()
+    for name, host in world.hosts.items():
+        world.nova.join(name)
+        world.nova.hosts[name].spawn_fails = ""
+        if host.frozen:
+            world.thaw(name)
+        if host.hung:
+            world.unhang(name)
+        host.remote = host.remote or host.powered
+        for row in host.devices:
+            if host.devices[row].fault is not DeviceFault.NONE:
+                world.fault(name, DeviceFault.NONE, row)
+    for process in sim.processes:
+        process.crash_at.clear()
+        process.resume()
+    world.changed_at = world.now
+
+
+def _host(sim: Simulation, chance: random.Random) -> str:
+    return chance.choice(list(sim.world.hosts))
+
+
+def _later(sim: Simulation, chance: random.Random, low: float, high: float, action: Callable[[], object]) -> None:
+    sim.world.timeline.after(chance.uniform(low, high), lambda: (action(), None)[1])
+
+
+def _nova(sim: Simulation, *, down: bool) -> None:
+    sim.world.log(f"Nova's API is {'away' if down else 'back'}")
+    sim.world.nova_down = down

@@ -1,0 +1,274 @@
+"""The judge: after every step it holds the world's own books against the rules S1-S9 and L1. It shares no code with `decide`.
+
+What counts is what happened: which server runs where, which requests really left, and when. What the engine believes does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ha_agent.bounds import host_bounds
+from ha_agent.model import Command, CommandKind, Notification, Operator, Order
+from ha_agent.ports import Delete, Put
+from ha_agent.sim.loop import Process
+from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, SimMigration
+from ha_agent.sim.world import Violation, World
+from ha_agent.store.memory import MemoryStore, Moment
+
+DESTRUCTIVE = frozenset({"fence", "power_on", "force_down", "clear_force_down", "evacuate", "start", "stop", "reboot"})
+HEARD_S = 3.0  # a host that this controller heard all this time is alive to it
+REACHED_S = 8.0  # longer than a round of probes and its answers: a host that every witness reached all this time is known to be
+
+
+class Judge:
+    """See the module. One judge for one world and its controllers; `violations` is what it found."""
+
+    def __init__(self, world: World, store: MemoryStore) -> None:
+        self.world = world
+        self.store = store
+        self.violations: list[Violation] = []
+        self.told: list[tuple[float, Notification]] = []
+        self.sent: list[tuple[float, str, Command]] = []
+        self.confirmed: set[str] = set()  # hosts that a person confirmed while they were on: a documented limit
+        self._seen: set[tuple[str, str]] = set()
+        self._doubles = 0
+        self._ruined = 0
+        self._armed = False
+        self._paused = False
+        self._maintenance: set[str] = set()
+        self._ordered: set[str] = set()
+        self._heard_since: dict[tuple[str, str], float] = {}
+        self._reached_since: dict[str, float] = {}
+        self._evacuated: set[str] = set()  # hosts whose servers began to move and that did not come back yet
+        self._gate_open: set[str] = set()
+        self._fences: dict[str, tuple[float, str]] = {}  # incident -> when and which host: the first off of each
+        self._lease: tuple[int, int] = (0, 0)
+        self._lease_at = 0.0
+        self._deaths: dict[str, tuple[float, float]] = {}
+        store.on_commit(self._committed)
+
+    def broken(self, rule: str, text: str) -> None:
+        """Note a violation, once per rule and text."""
+        if (rule, text) not in self._seen:
+            self._seen.add((rule, text))
+            self.violations.append(Violation(rule, self.world.now, text))
+            self.world.log(f"VIOLATION {rule}: {text}")
+
+    def limited(self, host: str) -> bool:
+        """Whether a documented limit is in play: nothing proves anything about this host."""
+        return host in self.world.lied or host in self.confirmed
+
+    # --- after every step ---
+
+    def step(self) -> None:
+        """S1, and what time alone shows."""
+        nova = self.world.nova
+        while self._doubles < len(nova.double_history):
+            _, server, hosts = nova.double_history[self._doubles]
+            self._doubles += 1
+            if not any(self.limited(h) for h in hosts):
+                self.broken("S1", f"{nova.servers[server].name} runs on {' and '.join(hosts)}")
+        while self._ruined < len(nova.ruined):
+            server = nova.ruined[self._ruined]
+            self._ruined += 1
+            self.broken("S1", f"{nova.servers[server].name} was evacuated a second time during the first")
+        lease = self.store.read_lease()
+        if lease is not None and (lease.epoch, lease.changes) != self._lease:
+            self._lease, self._lease_at = (lease.epoch, lease.changes), self.world.now
+
+    def pulse(self, name: str, controllers: Sequence[Process]) -> None:
+        """Once per heartbeat interval: who can hear the host, and since when."""
+        world, now = self.world, self.world.now
+        host = world.hosts[name]
+        for c in controllers:
+            key = (c.name, name)
+            if c.engine is not None and not c.paused and host.speaks and world.reach(c.name, name):
+                self._heard_since.setdefault(key, now)
+            else:
+                self._heard_since.pop(key, None)
+        others = [h for h in world.hosts.values() if h.name != name and h.speaks]
+        if host.speaks and others and all(world.reach(o.name, name) for o in others):
+            self._reached_since.setdefault(name, now)
+        else:
+            self._reached_since.pop(name, None)
+
+    # --- what is sent ---
+
+    def sending(self, who: Process, command: Command) -> None:
+        """A command leaves."""
+        now, host, kind = self.world.now, command.host, str(command.kind)
+        self.sent.append((now, who.name, command))
+        if kind not in DESTRUCTIVE:
+            return
+        lease = self.store.read_lease()
+        if lease is None or lease.epoch != command.epoch or lease.owner != who.name:
+            self.broken("S4", f"{who.name} sent {kind} {command.subject} in epoch {command.epoch}, without the lease")
+        elif now > self._lease_at + lease.lease_s:
+            self.broken("S8", f"{who.name} sent {kind} {command.subject} after its lease had ended")
+        if not self._armed:
+            self.broken("S6", f"{kind} {command.subject} was sent while disarmed")
+        if self._paused:
+            self.broken("S6", f"{kind} {command.subject} was sent while paused")
+        if host in self._maintenance:
+            self.broken("S6", f"{kind} {command.subject} was sent while {host} is in maintenance")
+        if command.kind is CommandKind.FENCE:
+            self._fencing(who, command)
+        alive = [a for a in self.world.attempts if a.alive and a.host == host and a.controller == who.name]
+        if alive and command.kind in (CommandKind.FENCE, CommandKind.POWER_ON, CommandKind.CLEAR_FORCE_DOWN):
+            self.broken("S4", f"{kind} {host} was sent while an off attempt on it was alive")
+
+    def _fencing(self, who: Process, command: Command) -> None:
+        now, name = self.world.now, command.host
+        host = self.world.hosts[name]
+        if name in self._ordered or name in self._evacuated:
+            return  # a person wants it, or servers move already: S1 outranks S5
+        if not host.heard:
+            self.broken("S5", f"{name} was never seen alive and is fenced")
+        heard = self._heard_since.get((who.name, name))
+        if heard is not None and now - heard >= HEARD_S:
+            self.broken("S5", f"{name} is fenced although {who.name} has heard it for {now - heard:.0f} s")
+        reached = self._reached_since.get(name)
+        witnesses = [
+            o
+            for o in self.world.hosts.values()
+            if o.name != name and now - self._heard_since.get((who.name, o.name), now) >= REACHED_S
+        ]
+        if reached is not None and now - reached >= REACHED_S and witnesses:
+            self.broken("S5", f"{name} is fenced although every other host has reached it for {now - reached:.0f} s")
+        self._storm(command)
+
+    def _storm(self, command: Command) -> None:
+        now, storm = self.world.now, self.world.policy.storm
+        self._fences.setdefault(command.incident, (now, command.host))
+        recent = {h for at, h in self._fences.values() if at > now - storm.window_s} | {command.host}
+        limit = min(storm.max_hosts, max(1, int(len(self.world.hosts) * storm.max_share)))
+        if len(recent) > limit:
+            self.broken("S6", f"{len(recent)} hosts are fenced within {storm.window_s:.0f} s, the limit is {limit}")
+        domain = self.world.hosts[command.host].domain
+        alike = [h for h in recent if self.world.hosts[h].domain == domain]
+        if domain and len(alike) > max(1, storm.domain_max_hosts):
+            self.broken("S6", f"{len(alike)} hosts of {domain} are fenced, the limit is {storm.domain_max_hosts}")
+
+    def switched(self, command: Command, *, on: bool) -> None:
+        """A power command reaches a device."""
+        if on and any(a.alive and a.host == command.host for a in self.world.attempts):
+            self.broken("S4", f"{command.host} is switched on while an off attempt is alive")
+
+    def before_nova(self, command: Command) -> None:
+        """A request reaches Nova: what is true at that moment?"""
+        if command.kind is not CommandKind.EVACUATE or self.world.nova_down:
+            return
+        nova, server, source = self.world.nova, command.subject, command.host
+        row = nova.servers.get(server)
+        where = sorted(nova.runs.get(server, ()))
+        name = row.name if row else server
+        if where and not any(self.limited(h) for h in where):
+            self.broken("S2", f"{name} is evacuated off {source} while it runs on {', '.join(where)}")
+        if self.world.hosts[source].powered and not self.limited(source):
+            self.broken("S2", f"{name} is evacuated off {source}, which is on")
+        if not nova.hosts[source].forced_down:
+            self.broken("S3", f"{name} is evacuated off {source} before Nova was told that it is down")
+        if source in self._gate_open and not self.limited(source):
+            self.broken("S3", f"{name} is evacuated off {source} after its gate was opened")
+        if any(m.server == server and m.status in UNFINISHED and m.kind == EVACUATION for m in self._young()):
+            self.broken("S1", f"{name} is evacuated a second time during the first")
+        self._evacuated.add(source)
+
+    def _young(self) -> list[SimMigration]:
+        """Records whose destination may still work on them."""
+        hosts = self.world.nova.hosts
+        return [m for m in self.world.nova.migrations if not m.dest or hosts[m.dest].works]
+
+    def after_nova(self, command: Command, error: str) -> None:
+        """Nova answered, or not."""
+        if command.kind is CommandKind.CLEAR_FORCE_DOWN:
+            if "refused (400)" in error:
+                self.broken("S3", f"forced_down of {command.host} was to be cleared before its nova-compute cleaned up")
+            elif not error and self._unsettled(command.host):
+                self.broken("S3", f"forced_down of {command.host} is cleared while servers of it move")
+            if not error:
+                self._evacuated.discard(command.host)
+        if command.kind is CommandKind.FORCE_DOWN and not error:
+            host = self.world.hosts[command.host]
+            self._gate_open.discard(command.host)
+            if host.powered and not self.limited(command.host):
+                self.broken("S3", f"Nova was told that {command.host} is down while it is on")
+
+    def gate_opened(self, host: str) -> None:
+        """nova-compute may start."""
+        self._gate_open.add(host)
+        left = self._unsettled(host)
+        if left:
+            self.broken("S3", f"the gate of {host} opened while {left} is on its way")
+
+    def _unsettled(self, host: str) -> str:
+        """A server off the host whose newest evacuation may still start it somewhere."""
+        nova = self.world.nova
+        newest = {m.server: m for m in nova.migrations if m.kind == EVACUATION and m.source == host}
+        for m in newest.values():
+            if m.status not in UNFINISHED:
+                continue
+            if not m.dest or (nova.hosts[m.dest].powered and nova.hosts[m.dest].works):
+                return nova.servers[m.server].name
+        return ""
+
+    # --- orders ---
+
+    def ordered(self, order: Operator) -> None:
+        """An order was journalled: from now on it holds."""
+        match order.order:
+            case Order.ARM:
+                self._armed = True
+            case Order.DISARM | Order.FOREIGN:
+                self._armed = False
+            case Order.PAUSE:
+                self._paused = True
+            case Order.UNPAUSE:
+                self._paused = False
+            case Order.MAINTENANCE_ON:
+                self._maintenance.add(order.host)
+            case Order.MAINTENANCE_OFF:
+                self._maintenance.discard(order.host)
+            case Order.FENCE:
+                self._ordered.add(order.host)
+            case Order.CONFIRM_FENCED:
+                if self.world.hosts[order.host].powered:
+                    self.confirmed.add(order.host)
+            case _:
+                pass
+
+    # --- L1 ---
+
+    def died(self, host: str) -> None:
+        """A host died a death that nothing hides: armed, alone, with a device that works. L1 holds for it."""
+        self._deaths[host] = (self.world.now, self.world.now)
+
+    def _committed(self, moment: Moment, number: int, writes: Sequence[Put | Delete]) -> None:
+        if moment is not Moment.AFTER:
+            return
+        for write in writes:
+            if isinstance(write, Put) and write.kind == "outbox":
+                self._heard_of(msgspec.json.decode(write.body, type=Notification))
+
+    def _heard_of(self, note: Notification) -> None:
+        self.told.append((self.world.now, note))
+        data = note.payload.get("ha_agent_object.data")
+        host = str(data.get("host", "")) if isinstance(data, dict) else ""
+        if host not in self._deaths:
+            return
+        alarm_s, evidence_s = host_bounds(self.world.policy.hosts[host])
+        silent = self.world.now - self._deaths[host][0]
+        if note.event_type == "incident.opened" and silent > alarm_s:
+            self.broken("L1", f"{host}: {silent:.1f} s from silence to alarm, the bound is {alarm_s:.1f} s")
+        if note.event_type == "host.fence.end":
+            if evidence_s and silent > evidence_s[-1]:
+                self.broken("L1", f"{host}: {silent:.1f} s from silence to evidence, the bound is {evidence_s[-1]:.1f} s")
+            del self._deaths[host]
+
+    def late(self) -> None:
+        """At the end: deaths that nobody noticed."""
+        for host, (at, _) in self._deaths.items():
+            if self.world.now - at > 120.0:
+                self.broken("L1", f"{host} died and was never proven off")

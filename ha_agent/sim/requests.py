@@ -1,0 +1,134 @@
+"""Nova as the controller's driver shows it: NovaState's rows as the model's values, refusals as DriverError, lost answers as Unanswered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ha_agent.errors import DriverError, Unanswered
+from ha_agent.model import Command, CommandKind, ComputeService, Migration, Server, Survey
+from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, NovaError, SimMigration, SimServer
+from ha_agent.sim.world import World
+
+CHANGES = frozenset(
+    {
+        CommandKind.FORCE_DOWN,
+        CommandKind.CLEAR_FORCE_DOWN,
+        CommandKind.EVACUATE,
+        CommandKind.START,
+        CommandKind.STOP,
+        CommandKind.REBOOT,
+    }
+)
+
+
+class Requests:
+    """What one controller asks of Nova. Each method is one moment; the caller gives it its place in time."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._nova = world.nova
+
+    def carry_out(self, command: Command) -> Survey | None:
+        """Raises DriverError (it did not happen) or Unanswered (nobody knows)."""
+        if self._world.nova_down:
+            raise DriverError("Nova's API refuses connections")
+        trouble = ""
+        if self._world.nova_lossy and self._world.nova_chance.random() < self._world.nova_lossy:
+            trouble = self._world.nova_chance.choice(("lost and done", "lost and not done", "503"))
+        if trouble and command.kind not in CHANGES:
+            raise DriverError("Nova answered 503")
+        if trouble in ("lost and not done", "503"):
+            raise Unanswered(f"Nova's answer was {trouble}")
+        try:
+            survey = self._run(command)
+        except NovaError as error:
+            raise DriverError(f"Nova refused ({error.code}): {error.message}") from None
+        if trouble:
+            raise Unanswered("Nova's answer was lost")
+        return survey
+
+    def service(self, host: str) -> ComputeService:
+        """The host's row of os-services."""
+        row = self._nova.hosts[host]
+        return ComputeService(
+            id=row.service_id,
+            host=host,
+            state="up" if self._nova.is_up(host) else "down",
+            status="disabled" if row.disabled else "enabled",
+            forced_down=row.forced_down,
+            updated_at=self._nova.updated_at(host),
+        )
+
+    def _run(self, command: Command) -> Survey | None:
+        nova, host, server = self._nova, command.host, command.subject
+        match command.kind:
+            case CommandKind.FORCE_DOWN | CommandKind.CLEAR_FORCE_DOWN:
+                value = command.kind is CommandKind.FORCE_DOWN
+                if nova.hosts[host].forced_down != value:
+                    nova.force_down(nova.hosts[host].service_id, value)
+            case CommandKind.SURVEY:
+                return self._survey(host)
+            case CommandKind.FOLLOW:
+                rows = [m for m in nova.migrations if m.source == host and m.kind == EVACUATION]
+                return Survey(migrations=_migrations(rows))
+            case CommandKind.LIST_SERVERS:
+                return Survey(servers=self._servers(command.hosts))
+            case CommandKind.EVACUATE:
+                self._look_first(server, host)
+                nova.evacuate(server)
+            case CommandKind.START:
+                nova.start(server)
+            case CommandKind.STOP:
+                nova.stop(server)
+            case CommandKind.REBOOT:
+                nova.reboot(server)
+            case _:
+                raise DriverError(f"Nova knows no {command.kind}")
+        return None
+
+    def _look_first(self, server: str, host: str) -> None:
+        """As the Cloud port promises: a server that left, or that is on its way, is not asked for again."""
+        if self._nova.server(server).host != host:
+            raise DriverError(f"it is on {self._nova.server(server).host}")
+        for m in self._nova.migrations:
+            if m.server == server and m.kind == EVACUATION and m.status in UNFINISHED:
+                dest = self._nova.hosts.get(m.dest)
+                if dest is None or not dest.forced_down:
+                    raise DriverError("an evacuation of it is not finished")
+
+    def _servers(self, hosts: Sequence[str]) -> tuple[Server, ...]:
+        return tuple(_server(s) for s in self._nova.servers.values() if s.host in hosts)
+
+    def _survey(self, host: str) -> Survey:
+        servers = self._servers((host,))
+        ids = {s.id for s in servers}
+        rows = [
+            m
+            for m in self._nova.migrations
+            if host in (m.source, m.dest) or (m.server in ids and m.kind == EVACUATION and m.status in UNFINISHED)
+        ]
+        return Survey(servers=servers, migrations=_migrations(rows), service=self.service(host))
+
+
+def _migrations(rows: Sequence[SimMigration]) -> tuple[Migration, ...]:
+    newest_first = sorted(rows, key=lambda m: -m.id)
+    return tuple(
+        Migration(id=m.id, server=m.server, kind=m.kind, status=m.status, source=m.source, dest=m.dest)
+        for m in newest_first
+    )
+
+
+def _server(row: SimServer) -> Server:
+    return Server(
+        id=row.id,
+        name=row.name,
+        host=row.host,
+        status=row.status,
+        task_state=row.task_state,
+        power_state=row.power_state,
+        locked=row.locked,
+        project_id=row.project_id,
+        tags=row.tags,
+        metadata=dict(row.metadata),
+        local_disk=not row.volume,
+    )

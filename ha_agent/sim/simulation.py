@@ -1,0 +1,143 @@
+"""One simulated cloud: world, store, judge and controllers, stepped through virtual time. Scenarios and random runs both drive it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ha_agent.controller.engine import Engine
+from ha_agent.model import Incident, Operator, Order, Phase
+from ha_agent.policy import Policy
+from ha_agent.sim.invariants import Judge
+from ha_agent.sim.loop import MakeEngine, Process
+from ha_agent.sim.timeline import stream
+from ha_agent.sim.world import Violation, World
+from ha_agent.store.memory import MemoryStore
+
+PROTECTED = "automatic-recovery"
+
+
+class Simulation:
+    """See the module. `log` gets every line with its virtual time. `make` builds engines; `controllers` run from the start."""
+
+    def __init__(
+        self,
+        seed: int | str,
+        policy: Policy,
+        *,
+        controllers: int = 1,
+        make: MakeEngine = Engine,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._log = log
+        self.policy = policy
+        self.world = World(seed, policy, lambda line: self._line("world", line))
+        self.store = MemoryStore()
+        self.judge = Judge(self.world, self.store)
+        names = [policy.controller, *(f"controller-{n}" for n in range(2, controllers + 1))]
+        self.processes = [
+            Process(
+                n, self.world, self.store, policy, self.judge, seed, lambda line, n=n: self._line(n, line), make
+            )  # type: ignore[misc]
+            for n in names
+        ]
+        phase = stream(seed, "pulse")
+        self._interval_s = policy.detection.heartbeat_interval_s
+        for host in policy.hosts:
+            self._pulse(host, phase.uniform(0.0, self._interval_s))
+
+    def _line(self, who: str, line: str) -> None:
+        self._log(f"{self.world.now:9.3f} {who}: {line}")
+
+    def _pulse(self, host: str, delay_s: float) -> None:
+        def beat() -> None:
+            self.judge.pulse(host, self.processes)
+            for process in self.processes:
+                process.pulse(host)
+            self._pulse(host, self._interval_s)
+
+        self.world.timeline.after(delay_s, beat)
+
+    # --- time ---
+
+    def start(self, *, armed: bool = True) -> None:
+        """Start the controllers; the first one leads and is armed."""
+        for process in self.processes:
+            process.start()
+        if armed:
+            self.order(Order.ARM)
+        self.run(2.0)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        self.run_to(self.world.now + seconds)
+
+    def run_to(self, end: float) -> None:
+        """Let time pass until `end`, judged after every step."""
+        world, timeline = self.world, self.world.timeline
+        while True:
+            due = [t for t in (timeline.next_at(), world.nova.next_due()) if t is not None]
+            if not due or min(due) > end:
+                break
+            world.step()
+            self.judge.step()
+        timeline.now = max(timeline.now, end)
+
+    def run_until(self, done: Callable[[], bool], limit_s: float, look_s: float = 1.0) -> bool:
+        """Let time pass until `done`, at most `limit_s`. Says whether it was."""
+        end = self.world.now + limit_s
+        while self.world.now < end:
+            if done():
+                return True
+            self.run(min(look_s, end - self.world.now))
+        return done()
+
+    def skip(self, seconds: float) -> None:
+        """Idle time passes at once, as if the controllers' machine had slept: they look anew before they act (S8)."""
+        self.world.timeline.now += seconds
+        self.run(1.5 * self.policy.lease_s + 2 * self.policy.detection.down_after_s)
+
+    # --- acting ---
+
+    @property
+    def leader(self) -> Process | None:
+        """Whoever leads."""
+        return next((p for p in self.processes if p.engine is not None and p.engine.leading), None)
+
+    def order(self, order: Order, host: str = "", reason: str = "", actor: str = "operator") -> str:
+        """An operator's order to the leader; empty, or why it was refused."""
+        self.run_until(lambda: self.leader is not None, 120.0, 0.5)
+        leader = self.leader
+        if leader is None:
+            return "no controller leads"
+        refusal = leader.order(Operator(order=order, actor=actor, host=host, reason=reason))
+        self._line("operator", f"{order} {host}".rstrip() + (f": refused: {refusal}" if refusal else ""))
+        return refusal
+
+    # --- looking ---
+
+    def open(self) -> list[Incident]:
+        """The open incidents, as the leader knows them."""
+        leader = self.leader
+        if leader is None or leader.engine is None:
+            return []
+        return [i for i in leader.engine.state.incidents.values() if i.phase is Phase.OPEN]
+
+    def calm(self) -> bool:
+        """A leader is there and no incident is open."""
+        return self.leader is not None and not self.open()
+
+    def signature(self) -> dict[str, object]:
+        """The final state, but for what chance decides (which destination): compared by S7."""
+        nova = self.world.nova
+        return {
+            "servers": {
+                s.name: (s.status, len(nova.runs.get(s.id, ())), nova.hosts[s.host].works) for s in nova.servers.values()
+            },
+            "hosts": {h.name: (h.powered, h.works, h.forced_down) for h in nova.hosts.values()},
+            "open": sorted((i.host, str(i.step), i.blocked) for i in self.open()),
+        }
+
+    @property
+    def violations(self) -> list[Violation]:
+        """What the judge found."""
+        return self.judge.violations

@@ -1,0 +1,323 @@
+"""The world that a simulated controller looks at: hosts, the links between them, fencing devices, and Nova. It knows the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ha_agent.model import Answer, Power
+from ha_agent.policy import Policy
+from ha_agent.sim.nova_state import NovaState
+from ha_agent.sim.timeline import Timeline, stream
+
+NOVA = "nova"
+BOOT_S = 20.0  # from power on to a kernel that answers
+COMPUTE_START_S = 2.0  # from an open gate to a nova-compute that reports
+
+
+class DeviceFault(StrEnum):
+    """What is wrong with a fencing device."""
+
+    NONE = "none"
+    DEAD = "dead"  # nobody answers
+    HANG = "hang"  # the session opens, then nothing
+    IGNORE_OFF = "ignore_off"  # says yes and does nothing
+    SLOW_OFF = "slow_off"  # off takes SLOW_OFF_S
+    FLAKY = "flaky"  # every other reading fails
+    LYING = "lying"  # reads off while the host is on: a documented limit
+
+
+SLOW_OFF_S = 7.0
+
+
+@dataclass
+class Device:
+    """One fencing device of one host."""
+
+    name: str
+    fault: DeviceFault = DeviceFault.NONE
+    looks: int = 0
+
+
+@dataclass
+class Host:
+    """One hypervisor. `life` counts its power changes, so that what was planned for an earlier one does not happen. `gate`: the boot that
+    its nova-compute may start in. `clean`: the boot in which it last ran nova-compute."""
+
+    name: str
+    domain: str
+    devices: dict[str, Device]
+    powered: bool = True
+    kernel: bool = True
+    remote: bool = True
+    frozen: bool = False
+    hung: bool = False
+    boot: int = 1
+    life: int = 1
+    gate: str = ""
+    seq: int = 0
+    heard: bool = False
+    started_at: float = 0.0
+
+    @property
+    def boot_id(self) -> str:
+        """Of its kernel."""
+        return f"b{self.boot:03d}-{self.name}"
+
+    @property
+    def answers_tcp(self) -> bool:
+        """Whether its kernel answers."""
+        return self.powered and self.kernel and not self.frozen
+
+    @property
+    def speaks(self) -> bool:
+        """Whether its remote does."""
+        return self.answers_tcp and self.remote and not self.hung
+
+
+@dataclass
+class Attempt:
+    """One off that is being tried, in a worker process of `controller`."""
+
+    host: str
+    controller: str
+    command: str
+    alive: bool = True
+
+
+class World:
+    """See the module. `log` takes one line per change, without the time."""
+
+    def __init__(self, seed: int | str, policy: Policy, log: Callable[[str], None] = lambda line: None) -> None:
+        self.timeline = Timeline()
+        self.policy = policy
+        self.log = log
+        self.chance = stream(seed, "world")
+        self.nova_chance = stream(seed, "nova answers")
+        self.nova = NovaState(lambda: self.timeline.now, stream(seed, "nova"))
+        self.nova_down = False
+        self.nova_lossy = 0.0  # share of changing requests that end badly
+        self.hosts: dict[str, Host] = {}
+        self.cuts: set[frozenset[str]] = set()
+        self.attempts: list[Attempt] = []
+        self.changed_at = 0.0  # when something was last broken or mended
+        self.lied: set[str] = set()  # hosts of which a device ever lied: a documented limit
+        for name, host in policy.hosts.items():
+            names = [d for level in host.fencing.levels for d in level]
+            self.hosts[name] = row = Host(name, host.domain, {d: Device(d) for d in names})
+            row.gate = row.boot_id
+            self.nova.add_host(name)
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds."""
+        return self.timeline.now
+
+    def step(self) -> None:
+        """Whatever comes next, here or in Nova."""
+        due = self.nova.next_due()
+        following = self.timeline.next_at()
+        if due is not None and (following is None or due <= following):
+            self.timeline.now = max(self.now, due)
+            self.nova.tick()
+        else:
+            self.timeline.step()
+
+    # --- links ---
+
+    def reach(self, a: str, b: str) -> bool:
+        """Whether frames pass between two nodes."""
+        return frozenset((a, b)) not in self.cuts
+
+    def cut(self, a: str, b: str) -> None:
+        """Frames between two nodes are lost."""
+        self._changed(f"the path between {a} and {b} is cut")
+        self.cuts.add(frozenset((a, b)))
+        self._nova_link(a, b)
+
+    def heal(self, a: str, b: str) -> None:
+        """They pass again."""
+        self._changed(f"the path between {a} and {b} works again")
+        self.cuts.discard(frozenset((a, b)))
+        self._nova_link(a, b)
+
+    def isolate(self, host: str, nodes: Iterable[str]) -> None:
+        """The host reaches none of the nodes, nor another host, nor Nova."""
+        self._changed(f"{host} is cut off")
+        self.cuts |= {frozenset((host, n)) for n in (*nodes, *self.hosts, NOVA) if n != host}
+        self.nova.isolate(host)
+
+    def join(self, host: str) -> None:
+        """Every path of the host works again."""
+        self._changed(f"{host} is connected again")
+        self.cuts = {c for c in self.cuts if host not in c}
+        self.nova.join(host)
+
+    def _nova_link(self, a: str, b: str) -> None:
+        for host in (a, b):
+            if host in self.hosts and NOVA in (a, b):
+                if self.reach(host, NOVA):
+                    self.nova.join(host)
+                else:
+                    self.nova.isolate(host)
+
+    # --- hosts ---
+
+    def power_off(self, name: str, why: str = "power is lost") -> None:
+        """Off, and everything on it."""
+        host = self.hosts[name]
+        if not host.powered:
+            return
+        self._changed(f"{name}: {why}")
+        host.life += 1
+        host.powered = host.kernel = host.frozen = host.hung = False
+        self.nova.power_cut(name)
+
+    def power_on(self, name: str, why: str = "power is on") -> None:
+        """It boots: BOOT_S later its kernel and its remote are there, and nova-compute waits at the gate."""
+        host = self.hosts[name]
+        if host.powered:
+            return
+        self._changed(f"{name}: {why}")
+        host.life += 1
+        host.boot += 1
+        host.powered = True
+        self.nova.power_on(name)
+        life = host.life
+
+        def booted() -> None:
+            if host.life == life and host.powered:
+                self._changed(f"{name} has booted")
+                host.kernel = host.remote = True
+                host.started_at = self.now
+
+        self.timeline.after(BOOT_S, booted)
+
+    def reboot(self, name: str) -> None:
+        """Its kernel panics and it boots by itself."""
+        self.power_off(name, "its kernel panics")
+        self.power_on(name, "it boots by itself")
+
+    def freeze(self, name: str) -> None:
+        """Its kernel stands still; its guests count as running, for they go on when it thaws."""
+        self._stall(name, "its kernel stands still", frozen=True)
+
+    def thaw(self, name: str) -> None:
+        """It goes on where it stood."""
+        self._stall(name, "its kernel goes on", frozen=False)
+
+    def hang(self, name: str) -> None:
+        """Its kernel answers, its processes do not; its guests run."""
+        self._stall(name, "its processes hang", hung=True)
+
+    def unhang(self, name: str) -> None:
+        """Its processes go on."""
+        self._stall(name, "its processes go on", hung=False)
+
+    def _stall(self, name: str, why: str, *, frozen: bool | None = None, hung: bool | None = None) -> None:
+        host = self.hosts[name]
+        if not host.powered:
+            return
+        self._changed(f"{name}: {why}")
+        host.frozen = host.frozen if frozen is None else frozen
+        host.hung = host.hung if hung is None else hung
+        if host.frozen or host.hung:
+            self.nova.freeze(name)
+        else:
+            self.nova.thaw(name)
+
+    def agent(self, name: str, *, up: bool) -> None:
+        """Its remote ends, or starts again."""
+        self._changed(f"{name}: its remote {'starts' if up else 'crashes'}")
+        self.hosts[name].remote = up
+
+    def open_gate(self, name: str, boot_id: str) -> bool:
+        """The word of a controller. False where it is for another boot."""
+        host = self.hosts[name]
+        if boot_id != host.boot_id:
+            return False
+        if host.gate != boot_id:
+            host.gate, life = boot_id, host.life
+            self.log(f"{name}: its gate opens")
+
+            def start() -> None:
+                if host.life == life and host.answers_tcp:
+                    self.log(f"{name}: its nova-compute starts")
+                    self.nova.compute_start(name)
+
+            self.timeline.after(COMPUTE_START_S, start)
+        return True
+
+    def waits_at_gate(self, name: str) -> bool:
+        """Whether its nova-compute waits."""
+        host = self.hosts[name]
+        return host.answers_tcp and host.gate != host.boot_id
+
+    # --- what others see of a host ---
+
+    def probe(self, witness: str, target: str) -> Answer:
+        """What `witness` finds when it tries to reach `target`."""
+        host = self.hosts[target]
+        if self.reach(witness, target):
+            if host.speaks:
+                return Answer.SIGNED
+            if host.answers_tcp:
+                return Answer.TCP
+        return Answer.SILENT
+
+    def read(self, name: str, device_name: str) -> tuple[Power, str]:
+        """One look at a fencing device."""
+        host = self.hosts[name]
+        device = host.devices[device_name]
+        device.looks += 1
+        if device.fault in (DeviceFault.DEAD, DeviceFault.HANG):
+            return Power.UNKNOWN, "no answer in time"
+        if device.fault is DeviceFault.FLAKY and device.looks % 2:
+            return Power.UNKNOWN, "the session was lost"
+        if device.fault is DeviceFault.LYING:
+            return Power.OFF, ""
+        return (Power.ON if host.powered else Power.OFF), ""
+
+    def fault(self, name: str, fault: DeviceFault, device: str | None = None) -> None:
+        """Break one fencing device, or mend it."""
+        row = next(iter(self.hosts[name].devices.values())) if device is None else self.hosts[name].devices[device]
+        self._changed(f"{name}: its device {row.name} is {fault if fault is not DeviceFault.NONE else 'well'}")
+        row.fault = fault
+        if fault is DeviceFault.LYING:
+            self.lied.add(name)
+
+    def switch(self, name: str, device_name: str, *, on: bool) -> bool:
+        """An on or off request reaches a device. False: nobody answered."""
+        fault = self.hosts[name].devices[device_name].fault
+        if fault in (DeviceFault.DEAD, DeviceFault.HANG):
+            return False
+        if on:
+            self.power_on(name, f"{device_name} switches it on")
+        elif fault is DeviceFault.SLOW_OFF:
+            life = self.hosts[name].life
+            self.timeline.after(SLOW_OFF_S, lambda: self._slow_off(name, device_name, life))
+        elif fault not in (DeviceFault.IGNORE_OFF, DeviceFault.LYING):
+            self.power_off(name, f"{device_name} switches it off")
+        return True
+
+    def _slow_off(self, name: str, device_name: str, life: int) -> None:
+        if self.hosts[name].life == life:
+            self.power_off(name, f"{device_name} switches it off at last")
+
+    def _changed(self, line: str) -> None:
+        self.changed_at = self.now
+        self.log(line)
+
+
+@dataclass
+class Violation:
+    """A rule that was broken. `rule`: as in DESIGN: S1 … S9, L1, or LIVE."""
+
+    rule: str
+    at: float
+    text: str
+    known: tuple[str, ...] = field(default_factory=tuple)
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.at:.3f}: {self.text}"

@@ -36,13 +36,13 @@ class Frame(Value, frozen=True, kw_only=True, tag=True):
 
 class Hello(Frame, frozen=True, kw_only=True):
     """First frame of the side that dials. `name` must be the one in its certificate. The rest is a controller's: the claim
-    (`store_id`, `epoch`; epoch 0 claims nothing) and how often it wants a Beat."""
+    (`store_id`, `epoch`; epoch 0 claims nothing) and how often it wants a Beat; None: it only comes to challenge."""
 
     versions: Annotated[tuple[Version, ...], Meta(min_length=1, max_length=16)]
     name: Name
     store_id: Id = ""
     epoch: Count = 0
-    interval_s: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
+    interval_s: Annotated[float, Meta(ge=0.01, le=3600)] | None = None
 
 
 class Welcome(Frame, frozen=True, kw_only=True):

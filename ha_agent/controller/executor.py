@@ -149,7 +149,7 @@ class Executor:
             CommandKind.SURVEY: lambda: survey(cloud, host),
             CommandKind.FOLLOW: lambda: Survey(migrations=tuple(cloud.evacuations(host))),
             CommandKind.LIST_SERVERS: lambda: listing(cloud, command.hosts),
-            CommandKind.EVACUATE: lambda: cloud.evacuate(server, host),
+            CommandKind.EVACUATE: lambda: cloud.evacuate(server, host, command.judged),
             CommandKind.START: lambda: cloud.start(server),
             CommandKind.STOP: lambda: cloud.stop(server),
             CommandKind.REBOOT: lambda: cloud.reboot(server),

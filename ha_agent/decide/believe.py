@@ -206,7 +206,12 @@ def heard(turn: Turn, incident: Incident, boot_id: str) -> None:
             return  # a person ordered the fence of a living host
         _cancelled_by_heartbeat(turn, incident, boot_id, new=new)
         return
-    if new:
+    if new and incident.mode is Mode.AUTO and incident.plan in (TELL, (Step.UNFENCE, *TELL)):
+        # it was only alarmed about, and its guests died with its last boot
+        incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at)
+        plan = UNFORCE_AND_RESTART if incident.forced else RESTART
+        turn.replan(incident, plan, Verdict.REBOOTED, "it is back with a new boot")
+    elif new:
         _returning(turn, incident, boot_id)
     elif incident.beat_at is None or incident.verdict is not Verdict.ALIVE:
         turn.put(incident, beat_at=turn.now.at)

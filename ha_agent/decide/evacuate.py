@@ -258,7 +258,7 @@ def launch(turn: Turn, incident: Incident) -> Incident:
         if incident.committed_at is None:
             incident = turn.put(incident, committed_at=turn.now.at)
         incident = turn.mark(incident, "first_evacuate")
-        incident, _ = turn.send(incident, CommandKind.EVACUATE, server.id, not_after=end)
+        incident, _ = turn.send(incident, CommandKind.EVACUATE, server.id, not_after=end, judged=server.baseline)
         incident = turn.put_server(
             incident,
             server,

@@ -18,6 +18,7 @@ from ha_agent.model import (
     State,
     Step,
     Value,
+    Verdict,
 )
 from ha_agent.plans import FENCING_VERDICTS
 from ha_agent.policy import Fencing, HostPolicy, Policy, Storm
@@ -113,7 +114,8 @@ def may_fence(state: State, incident: Incident, policy: Policy, now_s: float) ->
         return Refusal(reason=f"{host} was never seen alive", release=f"ha-agent fence {host}")
     if not incident.ordered_by:
         if incident.verdict not in FENCING_VERDICTS:
-            return Refusal(reason=f"the verdict is {incident.verdict}: no fence")
+            release = f"ha-agent fence {host}" if incident.verdict is Verdict.UNKNOWN else ""
+            return Refusal(reason=f"the verdict is {incident.verdict}: no fence", release=release)
         age = now_s - incident.verdict_at
         if age > policy.hosts[host].detection.verdict_max_age_s:
             return Refusal(reason="the verdict is being confirmed")

@@ -418,6 +418,7 @@ class HostRecord(Value, frozen=True, kw_only=True):
     cleared_boot_id: str = ""
     maintenance: str = ""
     machine: dict[str, str] = {}
+    witnesses: tuple[str, ...] = ()  # who reached it lately: after a restart they may still speak of it
 
 
 class Fleet(Value, frozen=True, kw_only=True):
@@ -554,4 +555,23 @@ class MachineSeen(Event, frozen=True, kw_only=True):
     machine: str
 
 
-AnyEvent = VerdictGiven | Beat | Reached | Finished | Tick | Resumed | Paused | Operator | GuestFault | MachineSeen
+class WitnessesSeen(Event, frozen=True, kw_only=True):
+    """These hosts reached this one lately. Told when the set has changed."""
+
+    host: str
+    witnesses: tuple[str, ...]
+
+
+AnyEvent = (
+    VerdictGiven
+    | Beat
+    | Reached
+    | Finished
+    | Tick
+    | Resumed
+    | Paused
+    | Operator
+    | GuestFault
+    | MachineSeen
+    | WitnessesSeen
+)

@@ -36,6 +36,7 @@ from ha_agent.model import (
     Tick,
     Verdict,
     VerdictGiven,
+    WitnessesSeen,
 )
 from ha_agent.notify.objects import build
 from ha_agent.notify.outbox import OutboxWriter
@@ -317,6 +318,8 @@ class Engine:
         self._after_state()
         for host, view in self.views.items():
             record = self.state.hosts.get(host)
+            if record is not None and not self.reached.get(host):
+                self.reached[host] = dict.fromkeys(record.witnesses, now)
             if record is not None and record.first_seen_wall and not view.seen:
                 self.views[host] = msgspec.structs.replace(
                     view, seen=True, boot_id=record.boot_id, verdict=Verdict.ALIVE, window_at=now, suspect_at=None
@@ -560,6 +563,7 @@ class Engine:
             detection = self._detection(host)
             pause = detection.witness_fresh_s / 3
             if view.suspect_at is None and view.heard_at is not None:
+                self._note_witnesses(host, now - detection.witness_fresh_s)
                 asked = self._volunteers(host, detection.probes)
                 for w in asked:
                     self._effects.append(
@@ -572,6 +576,15 @@ class Engine:
             else:
                 pause = min(pause, 1.0)
             heapq.heappush(self._probes, (now + pause * self.random.uniform(0.8, 1.0), host))
+
+    def _note_witnesses(self, host: str, since: float) -> None:
+        """Kept over restarts: a controller that finds a host dead can no longer see who reached it before."""
+        record = self.state.hosts.get(host)
+        if not self.leading or record is None:
+            return
+        names = tuple(sorted(w for w, at in self.reached.get(host, {}).items() if at >= since))
+        if names and names != record.witnesses:
+            self._apply(WitnessesSeen(host=host, witnesses=names))
 
     def _volunteers(self, target: str, count: int) -> Sequence[str]:
         """Fresh hosts that follow the target in the ring, other failure domains first."""

@@ -29,6 +29,7 @@ from ha_agent.model import (
     Step,
     Tick,
     VerdictGiven,
+    WitnessesSeen,
 )
 from ha_agent.policy import Policy
 
@@ -78,6 +79,8 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
             if event.device not in record.machine:
                 turn.put_host(event.host, machine={**record.machine, event.device: event.machine})
                 turn.log(f"{event.host}: {event.device} is machine {event.machine}")
+        case WitnessesSeen():
+            turn.put_host(event.host, witnesses=event.witnesses)
         case GuestFault():
             guests.on_fault(turn, event)
         case Resumed():

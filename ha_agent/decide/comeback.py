@@ -21,6 +21,7 @@ from ha_agent.model import (
     ServerStage,
     Status,
     Step,
+    Verdict,
 )
 from ha_agent.plans import GATE, IN_PLACE
 from ha_agent.recovery import select
@@ -57,7 +58,15 @@ def await_return(turn: Turn, incident: Incident) -> Incident:
 def await_heard(turn: Turn, incident: Incident) -> Incident:
     """Plans that fence nothing end when the host is heard; a new boot first gets its gate opened."""
     if incident.beat_at is None:
+        if incident.verdict is Verdict.UNKNOWN:  # never only waiting: a person may know better
+            refusal = guards.Refusal(
+                reason=f"too little is known: {incident.reason}", release=f"ha-agent fence {incident.host}"
+            )
+            incident = turn.block(incident, refusal)
+        else:
+            incident = turn.unblock(incident)
         return turn.wait(incident, "the host to be heard again")
+    incident = turn.unblock(incident)
     if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:
         return open_gate(turn, incident)
     return turn.next_step(incident, "the gate is open" if incident.plan == GATE else "the host is heard again")

@@ -101,7 +101,7 @@ def test_only_one_line_runs_as_root() -> None:
 def test_no_time_out_opens_the_gate() -> None:
     found = settings(GATE)
     assert found["TimeoutStartSec"] == ["infinity"]
-    assert found["ExecStartPre"] == [f"{PROGRAM} remote gate"]  # no "-": a refusal keeps nova-compute down
+    assert found["ExecStartPre"] == [f"+{PROGRAM} remote gate"]  # no "-": a refusal keeps nova-compute down
 
 
 def test_the_kernel_still_tells_who_we_are() -> None:

@@ -77,7 +77,7 @@ def our_network(sim: Simulation, chance: random.Random) -> None:
     controller = chance.choice(sim.processes).name
     for host in sim.world.hosts:
         sim.world.cut(controller, host)
-    _later(sim, chance, 3, 90, lambda: [sim.world.heal(controller, h) for h in sim.world.hosts])
+    _later(sim, chance, 3, 90, lambda: _heal_all(sim, controller))
 
 
 def nova_path(sim: Simulation, chance: random.Random) -> None:
@@ -243,3 +243,8 @@ def _later(sim: Simulation, chance: random.Random, low: float, high: float, acti
 def _nova(sim: Simulation, *, down: bool) -> None:
     sim.world.log(f"Nova's API is {'away' if down else 'back'}")
     sim.world.nova_down = down
+
+
+def _heal_all(sim: Simulation, controller: str) -> None:
+    for host in sim.world.hosts:
+        sim.world.heal(controller, host)

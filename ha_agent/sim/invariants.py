@@ -14,12 +14,14 @@ from ha_agent.model import Command, CommandKind, Notification, Operator, Order
 from ha_agent.ports import Delete, Put
 from ha_agent.sim.loop import Process
 from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, SimMigration
-from ha_agent.sim.world import Violation, World
+from ha_agent.sim.world import BOOT_S, Violation, World
 from ha_agent.store.memory import MemoryStore, Moment
 
 DESTRUCTIVE = frozenset({"fence", "power_on", "force_down", "clear_force_down", "evacuate", "start", "stop", "reboot"})
 HEARD_S = 3.0  # a host that this controller heard all this time is alive to it
-REACHED_S = 8.0  # longer than a round of probes and its answers: a host that every witness reached all this time is known to be
+REACHED_S = (
+    8.0  # longer than a round of probes and its answers: a host that every witness reached all this time is known to be
+)
 
 
 class Judge:
@@ -166,20 +168,27 @@ class Judge:
         name = row.name if row else server
         if where and not any(self.limited(h) for h in where):
             self.broken("S2", f"{name} is evacuated off {source} while it runs on {', '.join(where)}")
-        if self.world.hosts[source].powered and not self.limited(source):
-            self.broken("S2", f"{name} is evacuated off {source}, which is on")
+        host = self.world.hosts[source]
+        # a host that came back moments ago is off in the youngest reading, and its guests do not run before its gate opens
+        grace = self.world.policy.hosts[source].fencing.evidence_max_age_s + BOOT_S + HEARD_S
+        if host.powered and self.world.now - host.powered_at > grace and not self.limited(source):
+            self.broken("S2", f"{name} is evacuated off {source}, which has been on for long")
         if not nova.hosts[source].forced_down:
             self.broken("S3", f"{name} is evacuated off {source} before Nova was told that it is down")
         if source in self._gate_open and not self.limited(source):
             self.broken("S3", f"{name} is evacuated off {source} after its gate was opened")
-        if any(m.server == server and m.status in UNFINISHED and m.kind == EVACUATION for m in self._young()):
+        if any(m.server == server and self._may_land(m) for m in nova.migrations):
             self.broken("S1", f"{name} is evacuated a second time during the first")
         self._evacuated.add(source)
 
-    def _young(self) -> list[SimMigration]:
-        """Records whose destination may still work on them."""
-        hosts = self.world.nova.hosts
-        return [m for m in self.world.nova.migrations if not m.dest or hosts[m.dest].works]
+    def _may_land(self, m: SimMigration) -> bool:
+        """Whether an evacuation may still start its server: its message waits, or the process that works on it lives."""
+        if m.kind != EVACUATION or m.status not in UNFINISHED:
+            return False
+        if m.status == "accepted" or not m.dest:
+            return True
+        dest = self.world.hosts[m.dest]
+        return dest.powered and (dest.powered_at == 0.0 or dest.powered_at < m.updated_at)
 
     def after_nova(self, command: Command, error: str) -> None:
         """Nova answered, or not."""
@@ -207,12 +216,7 @@ class Judge:
         """A server off the host whose newest evacuation may still start it somewhere."""
         nova = self.world.nova
         newest = {m.server: m for m in nova.migrations if m.kind == EVACUATION and m.source == host}
-        for m in newest.values():
-            if m.status not in UNFINISHED:
-                continue
-            if not m.dest or (nova.hosts[m.dest].powered and nova.hosts[m.dest].works):
-                return nova.servers[m.server].name
-        return ""
+        return next((nova.servers[m.server].name for m in newest.values() if self._may_land(m)), "")
 
     # --- orders ---
 
@@ -264,7 +268,9 @@ class Judge:
             self.broken("L1", f"{host}: {silent:.1f} s from silence to alarm, the bound is {alarm_s:.1f} s")
         if note.event_type == "host.fence.end":
             if evidence_s and silent > evidence_s[-1]:
-                self.broken("L1", f"{host}: {silent:.1f} s from silence to evidence, the bound is {evidence_s[-1]:.1f} s")
+                self.broken(
+                    "L1", f"{host}: {silent:.1f} s from silence to evidence, the bound is {evidence_s[-1]:.1f} s"
+                )
             del self._deaths[host]
 
     def late(self) -> None:

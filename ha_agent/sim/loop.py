@@ -403,9 +403,7 @@ class Process:
             if not attempt.alive:
                 return
             readings.extend(self._reading(command.host, d) for d in devices)
-            proven = all(
-                [r.power for r in readings if r.device == d][-2:] == [Power.OFF, Power.OFF] for d in devices
-            )
+            proven = all([r.power for r in readings if r.device == d][-2:] == [Power.OFF, Power.OFF] for d in devices)
             if proven or world.now + LOOK_EVERY_S >= deadline:
                 attempt.alive = False
                 self._feed(Outcome(command=command.id, status=Status.OK, readings=tuple(readings)))

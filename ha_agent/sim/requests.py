@@ -74,7 +74,7 @@ class Requests:
             case CommandKind.LIST_SERVERS:
                 return Survey(servers=self._servers(command.hosts))
             case CommandKind.EVACUATE:
-                self._look_first(server, host)
+                self._look_first(server, host, command.judged)
                 nova.evacuate(server)
             case CommandKind.START:
                 nova.start(server)
@@ -86,15 +86,13 @@ class Requests:
                 raise DriverError(f"Nova knows no {command.kind}")
         return None
 
-    def _look_first(self, server: str, host: str) -> None:
-        """As the Cloud port promises: a server that left, or that is on its way, is not asked for again."""
+    def _look_first(self, server: str, host: str, judged: int) -> None:
+        """As the Cloud port promises: a server that left, or that is on its way by a record the caller has not judged, is left alone."""
         if self._nova.server(server).host != host:
             raise DriverError(f"it is on {self._nova.server(server).host}")
-        for m in self._nova.migrations:
-            if m.server == server and m.kind == EVACUATION and m.status in UNFINISHED:
-                dest = self._nova.hosts.get(m.dest)
-                if dest is None or not dest.forced_down:
-                    raise DriverError("an evacuation of it is not finished")
+        mine = [m for m in self._nova.migrations if m.server == server and m.kind == EVACUATION]
+        if any(m.status in UNFINISHED and m.id > judged for m in mine):
+            raise DriverError("an evacuation of it is not finished")
 
     def _servers(self, hosts: Sequence[str]) -> tuple[Server, ...]:
         return tuple(_server(s) for s in self._nova.servers.values() if s.host in hosts)

@@ -29,7 +29,9 @@ def policy_of(chance: random.Random) -> Policy:
     racks = chance.randint(1, 3)
     levels: tuple[tuple[str, ...], ...] = chance.choice(((("bmc",),), (("bmc",), ("pdu",)), (("bmc",), ("pdu",))))
     detection = Detection(down_after_s=chance.choice((8.0, 10.0, 15.0)), suspect_after_s=chance.choice((3.0, 4.0)))
-    fencing = Fencing(levels=levels, attempt_s=chance.choice((10.0, 20.0)), evidence_max_age_s=chance.choice((15.0, 30.0)))
+    fencing = Fencing(
+        levels=levels, attempt_s=chance.choice((10.0, 20.0)), evidence_max_age_s=chance.choice((15.0, 30.0))
+    )
     recovery = Recovery(settle_after_s=300.0, api_max_s=10.0, window_min=chance.choice((1, 2, 4)))
     names = [f"h{n}" for n in range(1, count + 1)]
     return Policy(
@@ -73,6 +75,7 @@ class Life:
         self._wanted = {s.id for s in self.sim.world.nova.servers.values() if s.vm_state == "active"}
         self._blocked_since: dict[tuple[str, str], float] = {}
         self._operator_at = 0.0
+        self._planned: set[str] = set()  # hosts in planned work, whose servers are their owners' business
         self.incidents: dict[str, Incident] = {}
 
     def live(self, days: float) -> None:
@@ -128,6 +131,8 @@ class Life:
             sim.order(Order.ARM)
         if mended:
             for name, row in sorted(leader.engine.state.hosts.items()):
+                if row.maintenance:
+                    self._planned.add(name)
                 if row.maintenance and world.hosts[name].speaks:
                     sim.order(Order.MAINTENANCE_OFF, name)
         busy = {}
@@ -165,16 +170,21 @@ class Life:
             row = nova.servers[server]
             if nova.runs.get(server):
                 continue
-            if PROTECTED in row.tags and row.volume and server not in named:
-                self.sim.judge.broken("LIVE", f"{row.name} on {row.host} is protected and does not run; nobody says why")
+            if PROTECTED in row.tags and row.volume and server not in named and row.host not in self._planned:
+                self.sim.judge.broken(
+                    "LIVE", f"{row.name} on {row.host} is protected and does not run; nobody says why"
+                )
             if nova.hosts[row.host].works:  # its owner starts it
                 row.vm_state, row.task_state = "stopped", None
                 nova.start(server)
+        self._planned.clear()
 
     def summary(self) -> dict[str, Any]:
         """What this life saw."""
         done = [i for i in self.incidents.values() if i.phase is Phase.CLOSED]
-        moved = sum(s.stage is ServerStage.VERIFIED and bool(s.dest) for i in self.incidents.values() for s in i.servers)
+        moved = sum(
+            s.stage is ServerStage.VERIFIED and bool(s.dest) for i in self.incidents.values() for s in i.servers
+        )
         return {
             "incidents": len(self.incidents),
             "recovered": sum(i.committed_at is not None for i in done),
@@ -182,7 +192,9 @@ class Life:
         }
 
 
-def run(seeds: int, first_seed: int, days: float, json: bool, out: TextIO | None = None, make: MakeEngine = Engine) -> int:
+def run(
+    seeds: int, first_seed: int, days: float, json: bool, out: TextIO | None = None, make: MakeEngine = Engine
+) -> int:
     """Live `seeds` lives. Prints progress (not with `json`), violations with the command that replays each, and last a summary; with
     `json` each line is a JSON object. 0 if no rule was broken."""
     stdout = out if out is not None else sys.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ha_agent.controller.engine import Engine
 from ha_agent.model import Incident, Operator, Order, Phase
@@ -35,10 +36,7 @@ class Simulation:
         self.judge = Judge(self.world, self.store)
         names = [policy.controller, *(f"controller-{n}" for n in range(2, controllers + 1))]
         self.processes = [
-            Process(
-                n, self.world, self.store, policy, self.judge, seed, lambda line, n=n: self._line(n, line), make
-            )  # type: ignore[misc]
-            for n in names
+            Process(n, self.world, self.store, policy, self.judge, seed, partial(self._line, n), make) for n in names
         ]
         phase = stream(seed, "pulse")
         self._interval_s = policy.detection.heartbeat_interval_s
@@ -131,7 +129,8 @@ class Simulation:
         nova = self.world.nova
         return {
             "servers": {
-                s.name: (s.status, len(nova.runs.get(s.id, ())), nova.hosts[s.host].works) for s in nova.servers.values()
+                s.name: (s.status, len(nova.runs.get(s.id, ())), nova.hosts[s.host].works)
+                for s in nova.servers.values()
             },
             "hosts": {h.name: (h.powered, h.works, h.forced_down) for h in nova.hosts.values()},
             "open": sorted((i.host, str(i.step), i.blocked) for i in self.open()),

@@ -43,7 +43,7 @@ class Device:
 @dataclass
 class Host:
     """One hypervisor. `life` counts its power changes, so that what was planned for an earlier one does not happen. `gate`: the boot that
-    its nova-compute may start in. `clean`: the boot in which it last ran nova-compute."""
+    its nova-compute may start in. `powered_at`: since when it has power."""
 
     name: str
     domain: str
@@ -59,6 +59,7 @@ class Host:
     seq: int = 0
     heard: bool = False
     started_at: float = 0.0
+    powered_at: float = 0.0
 
     @property
     def boot_id(self) -> str:
@@ -183,6 +184,7 @@ class World:
         host.life += 1
         host.boot += 1
         host.powered = True
+        host.powered_at = self.now
         self.nova.power_on(name)
         life = host.life
 

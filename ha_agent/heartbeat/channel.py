@@ -43,6 +43,7 @@ class Channel:
         self._writer = writer
         self._window_at = 0.0
         self._frames = 0
+        self._size: int | None = None  # of the frame whose header has been read already
         peer = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         self.role, self.name = pki.identity(peer)
 
@@ -53,13 +54,16 @@ class Channel:
         self._writer.write(wire.encode(frame))
 
     async def receive(self, deadline_s: float) -> wire.AnyFrame:
-        """The next frame. Raises TimeoutError, ProtocolError, or ConnectionError when the connection has ended."""
+        """The next frame. Raises TimeoutError (it may be called again, nothing is lost), ProtocolError, or ConnectionError when the
+        connection has ended."""
         async with asyncio.timeout(deadline_s):
             try:
-                size = wire.length(await self._reader.readexactly(wire.HEADER))
-                body = await self._reader.readexactly(size)
+                if self._size is None:
+                    self._size = wire.length(await self._reader.readexactly(wire.HEADER))
+                body = await self._reader.readexactly(self._size)
+                self._size = None
             except asyncio.IncompleteReadError as error:
-                if error.partial:
+                if error.partial or self._size is not None:
                     raise ProtocolError("the connection ended inside a frame") from None
                 raise ConnectionResetError("the peer closed the connection") from None
             except ssl.SSLError as error:

@@ -115,11 +115,10 @@ class ControlServer:
             await self._answer(_asks.decode(line), reader, writer)
             async with asyncio.timeout(ASK_S):
                 await writer.drain()
-            writer.close()
         except (OSError, ValueError, TimeoutError, msgspec.DecodeError):
             pass  # a client of this machine that talks nonsense or goes away: its connection ends
         finally:
-            writer.transport.abort() if not writer.is_closing() else None
+            writer.close()
 
     async def _answer(self, ask: Ask, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if isinstance(ask, AskStatus):

@@ -1,0 +1,299 @@
+"""A controller's connection to one host's remote: dialled again and again, with its requests and their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ha_agent.errors import DriverError, ProtocolError, Unanswered
+from ha_agent.heartbeat import wire
+from ha_agent.heartbeat.channel import Channel, DialError, dial
+from ha_agent.heartbeat.counters import Counters
+from ha_agent.heartbeat.signing import Verifier
+from ha_agent.model import Answer, Presence, Value
+from ha_agent.ports import Clock, Disconnected, ForeignClaim, Heartbeat, Observer, ProbeAnswered, Random
+
+PAUSE_S = 1.0  # a timer this late means that it was us who stood still
+MAX_REQUESTS = 256  # open at a time on one link
+T = TypeVar("T", bound=wire.Frame)
+
+
+class Endpoint(Value, frozen=True, kw_only=True):
+    """Where a host's remote listens. `address`: better an IP address than a name, which must be looked up while things fail."""
+
+    address: str
+    port: int = 7420
+
+
+class MonitorOptions(Value, frozen=True, kw_only=True):
+    """Times in seconds. `silence_s`: a connection without a beat for this long (and at least five intervals) is dialled anew, for
+    a machine that lost its power never closes one. `retry_max_s`: bounds how late a host that is back is noticed."""
+
+    interval_s: float = 1.0
+    dial_s: float = 3.0
+    silence_s: float = 5.0
+    retry_min_s: float = 0.2
+    retry_max_s: float = 1.0
+
+
+@dataclass
+class Shared:
+    """What all links of one controller share. `store_id` and `epoch`: the claim; epoch 0: none."""
+
+    name: str
+    observe: Observer
+    clock: Clock
+    random: Random
+    options: MonitorOptions
+    context: ssl.SSLContext
+    verifier: Verifier
+    counters: Counters
+    store_id: str = ""
+    epoch: int = 0
+    requests: int = 0
+
+
+class Link:
+    """The connection to one host. `connected`: it has welcomed us."""
+
+    def __init__(self, host: str, endpoint: Endpoint, shared: Shared) -> None:
+        self.host = host
+        self.endpoint = endpoint
+        self._shared = shared
+        self._channel: Channel | None = None
+        self._beats = 0  # of this connection
+        self._waiting: dict[int, asyncio.Future[wire.AnyFrame]] = {}
+        self._probes: dict[tuple[str, str], asyncio.TimerHandle] = {}  # by (nonce, target); a late answer finds none
+
+    @property
+    def connected(self) -> bool:
+        """Whether requests can be sent."""
+        return self._channel is not None
+
+    async def run(self, first_wait_s: float) -> None:
+        """Dials for ever, until cancelled. Each failure is observed; the waits between grow, with jitter, up to `retry_max_s`."""
+        options = self._shared.options
+        wait_s = options.retry_min_s
+        await asyncio.sleep(first_wait_s)
+        while True:
+            beats = await self._connection()
+            wait_s = options.retry_min_s if beats else min(options.retry_max_s, wait_s * 2)
+            await asyncio.sleep(self._shared.random.uniform(wait_s / 2, wait_s))
+
+    async def _connection(self) -> int:
+        """One connection, from dial to end. Returns how many beats came."""
+        shared, counters = self._shared, self._shared.counters
+        answered, error, self._beats = True, "", 0
+        channel: Channel | None = None
+        try:
+            channel = await dial(self.endpoint.address, self.endpoint.port, shared.context, shared.options.dial_s)
+            if (channel.role, channel.name) != ("host", self.host):
+                counters.refused_identities += 1
+                raise ConnectionAbortedError(f"the certificate is of {channel.role} {channel.name!r}, not of this host")
+            await self._greet(channel)
+            counters.connections += 1
+            await self._read(channel)
+        except DialError as problem:
+            answered, error = problem.answered, str(problem)
+            counters.handshake_failures += answered
+        except ProtocolError as problem:
+            counters.malformed_frames += 1
+            error = f"broke the protocol: {problem}"
+        except TimeoutError:
+            counters.idle_closed += 1
+            answered, error = False, "the connection fell silent"
+        except OSError as problem:
+            # A time-out of the kernel's own, or a route that broke, is no answer of the host; an end or a reset is.
+            answered, error = isinstance(problem, ConnectionError), str(problem)
+        finally:
+            self._channel = None
+            if channel is not None:
+                channel.abort()
+            self._drop_requests()
+        shared.observe(Disconnected(host=self.host, at=shared.clock.now(), answered=answered, error=error))
+        return self._beats
+
+    async def _greet(self, channel: Channel) -> None:
+        shared = self._shared
+        hello = wire.Hello(
+            versions=wire.VERSIONS,
+            name=shared.name,
+            store_id=shared.store_id,
+            epoch=shared.epoch,
+            interval_s=shared.options.interval_s,
+        )
+        channel.send(hello)
+        claimed = (shared.store_id, shared.epoch)
+        welcome = await channel.receive(shared.options.dial_s)
+        if isinstance(welcome, wire.Refused):
+            raise ConnectionAbortedError(f"refused us: {welcome.reason}")
+        if not isinstance(welcome, wire.Welcome) or welcome.name != self.host:
+            raise ProtocolError("the answer to Hello is no Welcome of this host")
+        if wire.negotiate([welcome.version]) != welcome.version:
+            raise ProtocolError(f"it chose version {welcome.version}, which we do not speak")
+        self._channel = channel
+        if claimed != (shared.store_id, shared.epoch):
+            self.claim()  # it changed while we waited for the Welcome
+
+    async def _read(self, channel: Channel) -> None:
+        options = self._shared.options
+        silence_s = max(options.silence_s, 5 * options.interval_s)
+        loop = asyncio.get_running_loop()
+        beat_by = loop.time() + silence_s
+        while True:
+            # Only beats count: other frames say nothing about the host's health.
+            try:
+                frame = await channel.receive(max(0.0, beat_by - loop.time()))
+            except TimeoutError:
+                if loop.time() - beat_by < PAUSE_S:
+                    raise
+                beat_by = loop.time() + silence_s  # what came while we stood still is waiting to be read
+                continue
+            if isinstance(frame, wire.Beat):
+                beat_by = loop.time() + silence_s
+            self._take(channel, frame)
+
+    def _take(self, channel: Channel, frame: wire.AnyFrame) -> None:
+        shared = self._shared
+        match frame:
+            case wire.Beat():
+                self._beats += 1
+                channel.send(wire.BeatAck(seq=frame.seq))
+                shared.observe(_heartbeat(self.host, shared.clock.now(), frame))
+            case wire.ProbeResult():
+                self._probed(frame)
+            case wire.GateAck(request=request) | wire.DomainAnswer(request=request):
+                waiting = self._waiting.pop(request, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(frame)
+            case wire.Foreign(controller=controller, store_id=store_id, epoch=epoch):
+                at = shared.clock.now()
+                shared.observe(
+                    ForeignClaim(host=self.host, at=at, controller=controller, store_id=store_id, epoch=epoch)
+                )
+            case _:
+                raise ProtocolError(f"a remote does not send {type(frame).__name__}")
+
+    # --- what is asked of the remote --------------------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """Tells the remote the claim of now."""
+        self._try_send(wire.Claim(store_id=self._shared.store_id, epoch=self._shared.epoch))
+
+    def probe(self, target: str, endpoint: Endpoint, nonce: str, deadline_s: float) -> None:
+        """Asks this host to reach `target`. A ProbeAnswered follows in any case, never before this returns."""
+        key = (nonce, target)
+        loop = asyncio.get_running_loop()
+        if key in self._probes:
+            return  # its answer is on the way already
+        frame = wire.Probe(
+            target=target, address=endpoint.address, port=endpoint.port, nonce=nonce, deadline_s=min(deadline_s, 60.0)
+        )
+        asked = len(self._probes) < MAX_REQUESTS and self._try_send(frame)
+        # The witness uses all of the deadline; its answer needs a moment to come back.
+        wait_s = deadline_s + 0.5 if asked else 0.0
+        self._probes[key] = loop.call_later(wait_s, self._unanswered, key)
+
+    async def open_gate(self, boot_id: str, deadline_s: float) -> None:
+        """Raises DriverError, or Unanswered where the acknowledgement did not come; it may be asked again."""
+        number = self._number()
+        answer = await self._ask(number, wire.OpenGate(request=number, boot_id=boot_id), wire.GateAck, deadline_s)
+        if answer.error:
+            raise DriverError(f"{self.host} did not open its gate: {answer.error}")
+
+    async def domain(self, server: str, deadline_s: float) -> Presence:
+        """Raises DriverError where the remote is not connected, Unanswered where it does not answer."""
+        number = self._number()
+        answer = await self._ask(number, wire.DomainQuery(request=number, server=server), wire.DomainAnswer, deadline_s)
+        return Presence(present=answer.present)
+
+    def _number(self) -> int:
+        self._shared.requests += 1
+        return self._shared.requests
+
+    async def _ask(self, number: int, frame: wire.Frame, kind: type[T], deadline_s: float) -> T:
+        if len(self._waiting) >= MAX_REQUESTS:
+            raise DriverError(f"too many requests to {self.host} are open")
+        future: asyncio.Future[wire.AnyFrame] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            if not self._try_send(frame):
+                raise DriverError(f"the remote of {self.host} is not connected")
+            async with asyncio.timeout(deadline_s):
+                answer = await future
+        except TimeoutError:
+            raise Unanswered(f"the remote of {self.host} did not answer in {deadline_s:g} s") from None
+        finally:
+            self._waiting.pop(number, None)
+        if not isinstance(answer, kind):
+            raise Unanswered(f"the remote of {self.host} answered with {type(answer).__name__}")
+        return answer
+
+    def _try_send(self, frame: wire.Frame) -> bool:
+        if self._channel is None:
+            return False
+        try:
+            self._channel.send(frame)
+        except ProtocolError:
+            self._channel.abort()  # the reading side notices
+            return False
+        return True
+
+    def _probed(self, result: wire.ProbeResult) -> None:
+        timer = self._probes.pop((result.nonce, result.target), None)
+        if timer is None:
+            return
+        timer.cancel()
+        shared = self._shared
+        answer, boot_id = judged(result, shared.verifier, shared.clock, shared.counters)
+        self._answer(result.target, result.nonce, answer, boot_id)
+
+    def _unanswered(self, key: tuple[str, str]) -> None:
+        del self._probes[key]
+        self._answer(key[1], key[0], Answer.FAILED)
+
+    def _drop_requests(self) -> None:
+        """The connection is gone: no answer will come."""
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(Unanswered(f"the connection to {self.host} ended before it answered"))
+        for key, timer in list(self._probes.items()):
+            timer.cancel()
+            self._unanswered(key)
+
+    def _answer(self, target: str, nonce: str, answer: Answer, boot_id: str = "") -> None:
+        at = self._shared.clock.now()
+        self._shared.observe(
+            ProbeAnswered(host=target, at=at, witness=self.host, nonce=nonce, answer=answer, boot_id=boot_id)
+        )
+
+
+def judged(result: wire.ProbeResult, verifier: Verifier, clock: Clock, counters: Counters) -> tuple[Answer, str]:
+    """(answer, boot id) of a probe, a signature verified by ourselves. A witness that claims a signature which does not hold has
+    said nothing: neither that the target lives, nor that it is silent."""
+    if result.answer is not Answer.SIGNED:
+        return result.answer, ""
+    try:
+        if result.signed is None:
+            raise ProtocolError("there is no signature")
+        return Answer.SIGNED, verifier.check(result.signed, result.nonce, result.target, clock.wall())
+    except ProtocolError:
+        counters.forged_probes += 1
+        return Answer.FAILED, ""
+
+
+def _heartbeat(host: str, at: float, beat: wire.Beat) -> Heartbeat:
+    return Heartbeat(
+        host=host,
+        at=at,
+        boot_id=beat.boot_id,
+        seq=beat.seq,
+        started_s=beat.started_s,
+        nova_compute=beat.nova_compute,
+        libvirt=beat.libvirt,
+        waiting_gate=beat.waiting_gate,
+        rtt_s=beat.rtt_s,
+        machine=beat.machine,
+    )

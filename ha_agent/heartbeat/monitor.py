@@ -1,0 +1,160 @@
+"""ports.Monitor: a link to every host's remote. What they see goes to one callback; no work here grows with the number of hosts
+but for what arrives from them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from ha_agent.errors import DriverError, UsageError
+from ha_agent.heartbeat import pki, wire
+from ha_agent.heartbeat.counters import Counters
+from ha_agent.heartbeat.link import Endpoint, Link, MonitorOptions, Shared, judged
+from ha_agent.heartbeat.reach import reach
+from ha_agent.heartbeat.signing import Verifier
+from ha_agent.model import Answer, Presence
+from ha_agent.ports import Clock, Observer, ProbeAnswered, Random
+
+log = logging.getLogger(__name__)
+
+SPREAD_S = 0.002  # the first dials are spread over this much per host: a TLS handshake costs about a millisecond of CPU
+MAX_OWN_PROBES = 256
+
+
+class Monitor:
+    """The heartbeats of one controller. `directory`: its PKI files; its name is the one in its certificate, `controller`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        hosts: Mapping[str, Endpoint],
+        observe: Observer,
+        clock: Clock,
+        random: Random,
+        options: MonitorOptions | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        """Raises UsageError where the PKI files cannot be used, or are a host's."""
+        role, self.name = pki.identity(pki.load_certificates(directory / "cert.pem")[0])
+        if role != "controller":
+            raise UsageError(
+                f"{directory / 'cert.pem'} is a host's", "issue one with `ha-agent pki issue controller NAME`"
+            )
+        self.counters = counters if counters is not None else Counters()
+        self._hosts = dict(hosts)
+        self._shared = Shared(
+            name=self.name,
+            observe=observe,
+            clock=clock,
+            random=random,
+            options=options if options is not None else MonitorOptions(),
+            context=pki.client_context(directory),
+            verifier=Verifier(directory),
+            counters=self.counters,
+        )
+        self._links: dict[str, Link] = {}
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._own: set[asyncio.Task[None]] = set()
+        self._started = False
+
+    async def start(self) -> None:
+        """Dials every host."""
+        self._started = True
+        self.set_hosts(self._hosts)
+
+    async def stop(self) -> None:
+        """Ends every connection. Nothing is observed any more when it returns."""
+        self._started = False
+        for host in list(self._links):
+            self._remove(host)
+        tasks = [*self._ending, *self._own]
+        for task in self._own:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def set_hosts(self, hosts: Mapping[str, Endpoint]) -> None:
+        """The hosts from now on. Links to hosts that stay where they are stay as they are."""
+        self._hosts = dict(hosts)
+        if not self._started:
+            return
+        for host, link in list(self._links.items()):
+            if self._hosts.get(host) != link.endpoint:
+                self._remove(host)
+        missing = [host for host in self._hosts if host not in self._links]
+        for host in missing:
+            link = self._links[host] = Link(host, self._hosts[host], self._shared)
+            wait_s = self._shared.random.uniform(0.0, SPREAD_S * len(missing))
+            self._runs[host] = asyncio.get_running_loop().create_task(self._run(link, wait_s))
+
+    def set_claim(self, store_id: str, epoch: int) -> None:
+        """What this controller claims: its store, and the epoch that it leads in; 0 while it does not lead."""
+        if (store_id, epoch) != (self._shared.store_id, self._shared.epoch):
+            self._shared.store_id, self._shared.epoch = store_id, epoch
+            for link in self._links.values():
+                link.claim()
+
+    def connected(self) -> frozenset[str]:
+        """The hosts whose remote is connected now."""
+        return frozenset(host for host, link in self._links.items() if link.connected)
+
+    def probe(self, witness: str, target: str, nonce: str, deadline_s: float) -> None:
+        """Asks `witness` (a host, or this controller by its own name: a fresh dial) to reach `target`. A ProbeAnswered always
+        follows, never before this returns."""
+        endpoint = self._hosts.get(target)
+        link = self._links.get(witness)
+        if endpoint is not None and link is not None:
+            link.probe(target, endpoint, nonce, deadline_s)
+        elif endpoint is not None and witness == self.name and len(self._own) < MAX_OWN_PROBES:
+            task = asyncio.get_running_loop().create_task(self._reach(target, endpoint, nonce, deadline_s))
+            self._own.add(task)
+            task.add_done_callback(self._own.discard)
+        else:
+            asyncio.get_running_loop().call_soon(self._answer, witness, target, nonce, Answer.FAILED)
+
+    async def open_gate(self, host: str, boot_id: str, deadline_s: float) -> None:
+        """As ports.Monitor says. Unanswered where the acknowledgement was lost: it can be asked again without harm."""
+        await self._link(host).open_gate(boot_id, deadline_s)
+
+    async def domain(self, host: str, server: str, deadline_s: float) -> Presence:
+        """As ports.Monitor says. Raises DriverError where the remote is not connected, Unanswered where it does not answer."""
+        return await self._link(host).domain(server, deadline_s)
+
+    def _link(self, host: str) -> Link:
+        link = self._links.get(host)
+        if link is None:
+            raise DriverError(f"{host} is no known host")
+        return link
+
+    def _remove(self, host: str) -> None:
+        del self._links[host]
+        task = self._runs.pop(host)
+        task.cancel()
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _run(self, link: Link, wait_s: float) -> None:
+        """A link must never end by itself: an error of our own in it is logged, and it is started again."""
+        while True:
+            try:
+                await link.run(wait_s)
+            except Exception:
+                log.exception("the link to %s failed; it is started again", link.host)
+                wait_s = self._shared.options.retry_max_s
+
+    async def _reach(self, target: str, endpoint: Endpoint, nonce: str, deadline_s: float) -> None:
+        shared = self._shared
+        frame = wire.Probe(
+            target=target, address=endpoint.address, port=endpoint.port, nonce=nonce, deadline_s=deadline_s
+        )
+        result = await reach(self.name, frame, shared.context, shared.verifier, shared.clock)
+        answer, boot_id = judged(result, shared.verifier, shared.clock, self.counters)
+        self._answer(self.name, target, nonce, answer, boot_id)
+
+    def _answer(self, witness: str, target: str, nonce: str, answer: Answer, boot_id: str = "") -> None:
+        at = self._shared.clock.now()
+        self._shared.observe(
+            ProbeAnswered(host=target, at=at, witness=witness, nonce=nonce, answer=answer, boot_id=boot_id)
+        )

@@ -163,7 +163,8 @@ def on_beat(turn: Turn, event: Beat) -> None:
     if incident is not None:
         incident = turn.put(incident, nova_compute=event.nova_compute)
         heard(turn, incident, event.boot_id)
-    elif event.waiting_gate:
+    elif event.waiting_gate and turn.record(event.host).boot_id == event.boot_id:
+        # a boot that is not known yet is first judged: it may be a reboot whose guests are to be remembered
         turn.open(
             new_id=event.new_id,
             event=event,

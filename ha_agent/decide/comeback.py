@@ -335,6 +335,8 @@ def _start(turn: Turn, incident: Incident, server: ServerProgress, row: Server |
         return turn.put_server(incident, server, f"{name}: {why}", stage=ServerStage.NOT_MOVED, reason=why)
     if row.task_state:
         return turn.put_server(incident, server, reason=f"Nova is still {row.task_state}")
+    if any(c.subject == server.id for c in incident.pending):
+        return incident  # its request is not answered yet
     if server.stage is ServerStage.STARTING and row.status == "ACTIVE" and row.power_state in (None, 1):
         return turn.put_server(incident, server, f"{name} runs again", stage=ServerStage.VERIFIED, reason="")
     if turn.now.at < server.next_at:

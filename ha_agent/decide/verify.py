@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ha_agent import guards
-from ha_agent.decide.evacuate import LOOK_AGAIN_S, count, counts
+from ha_agent.decide.evacuate import LOOK_AGAIN_S, count, counts, retry_pause
 from ha_agent.decide.turn import Turn, evidence_data, summary
 from ha_agent.model import (
     CommandKind,
@@ -14,6 +14,7 @@ from ha_agent.model import (
     ServerProgress,
     ServerStage,
     Status,
+    Step,
 )
 
 MISSING_LOOKS = 3  # a server that complete listings of its destination lack this often is not there
@@ -122,7 +123,17 @@ def mended(turn: Turn, incident: Incident, subject: str, outcome: Outcome) -> In
     server = next((s for s in incident.servers if s.id == subject), None)
     if server is None or outcome.status is Status.OK:
         return incident
-    return turn.put_server(incident, server, reason=f"it could not be brought to {server.prior}: {outcome.error}")
+    # What Nova lists may be older than the failure: the server is not believed to run before a request was taken.
+    pause = retry_pause(turn.host_policy(incident.host).recovery, 1)
+    stage = ServerStage.WAITING if incident.step is Step.RESTART else server.stage
+    turn.wake(incident, turn.now.at + pause)
+    return turn.put_server(
+        incident,
+        server,
+        reason=f"it could not be brought to {server.prior}: {outcome.error}",
+        stage=stage,
+        next_at=turn.now.at + pause,
+    )
 
 
 def settle(turn: Turn, incident: Incident) -> Incident:

@@ -1,0 +1,5 @@
+"""`python -m ha_agent`."""
+
+from ha_agent.cli import main
+
+main()

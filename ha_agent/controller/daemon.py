@@ -118,6 +118,24 @@ class Controller:
         self._stopping = True
         self._wake.set()
 
+    def set_policy(
+        self,
+        policy: Policy,
+        hosts: Mapping[str, object],
+        devices: object,
+        drivers: dict[tuple[str, str], str],
+    ) -> None:
+        """A new inventory, while everything runs. Open incidents go on."""
+        self.policy = policy
+        self.engine.set_policy(policy)
+        self.executor.policy = policy
+        self.devices_health.drivers = drivers
+        for driver, method, argument in ((self.monitor, "set_hosts", hosts), (self.fencer, "set_topology", devices)):
+            change = getattr(driver, method, None)
+            if change is not None:
+                change(argument)
+        self._wake.set()
+
     def _turn(self) -> None:
         self.engine.tick()
         self.executor.carry_out(self.engine.effects())

@@ -18,7 +18,7 @@ from ha_agent.model import (
     Step,
     Verdict,
 )
-from ha_agent.plans import FENCE_AND_TELL, FENCING_VERDICTS, RECOVER
+from ha_agent.plans import FENCE_AND_TELL, FENCING_VERDICTS, RECOVER, plan_for
 
 
 def on_order(turn: Turn, event: Operator) -> None:
@@ -112,18 +112,17 @@ def _fence(turn: Turn, event: Operator) -> None:
 def _confirm_fenced(turn: Turn, event: Operator) -> None:
     """S2: evidence by a person, bound to this incident."""
     incident = _open_incident(turn, event)
-    if Step.FENCE not in incident.plan:
-        raise UsageError(
-            f"{event.host} is {incident.verdict}; its incident fences nothing, there is nothing to confirm",
-            f"see: ha-agent explain {event.host}; to fence it all the same: ha-agent fence {event.host}",
-        )
-    if incident.evidence is not None or incident.step is not Step.FENCE:
-        raise UsageError(f"{event.host} is at step {incident.step}: a confirmation is not needed")
-    if incident.verdict not in FENCING_VERDICTS:
+    if incident.verdict not in FENCING_VERDICTS | {Verdict.UNKNOWN}:
         raise UsageError(
             f"{event.host} is {incident.verdict}: it cannot be confirmed off while it is not believed down",
-            f"see: ha-agent explain {event.host}",
+            f"see: ha-agent explain {event.host}; to fence it all the same: ha-agent fence {event.host}",
         )
+    if Step.FENCE not in incident.plan:  # too little was known for a fence; now a person knows
+        recovery = turn.host_policy(event.host).recovery
+        plan = plan_for(Kind.HOST, Verdict.DOWN, recovery.mode, fence=True)
+        incident = turn.replan(incident, plan, incident.verdict, f"confirmed off by {event.actor}")
+    if incident.evidence is not None or incident.step is not Step.FENCE:
+        raise UsageError(f"{event.host} is at step {incident.step}: a confirmation is not needed")
     evidence = Evidence(kind=EvidenceKind.CONFIRMATION, at=turn.now.at, wall=turn.now.wall, by=event.actor)
     incident = fence.cancel(turn, incident)
     incident = turn.put(

@@ -72,6 +72,10 @@ class WorkerFencer:
         its own."""
         await self._pool.start()
 
+    def set_topology(self, topology: Topology) -> None:
+        """Other devices, from the next attempt on."""
+        self._topology = topology
+
     def levels(self, host: str) -> int:
         """How many levels the host has."""
         return len(self._topology.of(host))

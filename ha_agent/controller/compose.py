@@ -1,0 +1,181 @@
+"""The composition root: from a loaded configuration to a running controller, and back to nothing when it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ha_agent import config, sdnotify
+from ha_agent.api.http import serve
+from ha_agent.controller.daemon import Controller
+from ha_agent.controller.engine import SEND_SHARE
+from ha_agent.errors import ConfigError, HaAgentError
+from ha_agent.fencing.fencer import WorkerFencer
+from ha_agent.fencing.topology import Device, Topology
+from ha_agent.heartbeat.link import Endpoint, MonitorOptions
+from ha_agent.heartbeat.monitor import Monitor
+from ha_agent.model import Phase
+from ha_agent.notify.bus import KombuBus
+from ha_agent.notify.outbox import Outbox
+from ha_agent.recovery.nova import NovaCloud
+from ha_agent.store.sqlite import SqliteStore
+from ha_agent.system import SystemClock, SystemRandom
+
+STATUS_S = 1.0
+
+log = logging.getLogger("ha_agent")
+
+
+def topology(loaded: config.Loaded) -> Topology:
+    """The fencing devices of the configuration, as the fencer takes them."""
+    return Topology(
+        levels={
+            host: tuple(
+                tuple(
+                    Device(
+                        name=d.name,
+                        driver=d.driver,
+                        address=d.address,
+                        port=d.port,
+                        username=d.username,
+                        password_file=d.password_file,
+                        plug=d.plug,
+                        options=d.options,
+                    )
+                    for d in level
+                )
+                for level in levels
+            )
+            for host, levels in loaded.levels.items()
+        }
+    )
+
+
+def endpoints(loaded: config.Loaded) -> Mapping[str, Endpoint]:
+    """Where the remotes listen."""
+    return {name: Endpoint(address=place.address, port=place.port) for name, place in loaded.hosts.items()}
+
+
+def drivers(loaded: config.Loaded) -> dict[tuple[str, str], str]:
+    """(host, device) -> driver."""
+    return {(host, d.name): d.driver for host, levels in loaded.levels.items() for level in levels for d in level}
+
+
+def compose(loaded: config.Loaded, on_line: Callable[[str], None] = lambda line: None) -> Controller:
+    """Everything put together; nothing runs yet. Raises HaAgentError where a part cannot be made."""
+    clock, random = SystemClock(), SystemRandom()
+    policy = loaded.policy
+    store = SqliteStore(Path(loaded.store.path))
+    bus = KombuBus(
+        loaded.bus.url,
+        exchange=loaded.bus.exchange,
+        topic=loaded.bus.topic,
+        durable=loaded.bus.durable,
+        quorum=loaded.bus.quorum,
+        publisher_id=f"ha-agent:{policy.controller}",
+    )
+    send_within_s = policy.lease_s * SEND_SHARE
+    recovery = next((h.recovery for h in policy.hosts.values()), None)
+    api_max_s = recovery.api_max_s if recovery else 60.0
+    options = MonitorOptions(interval_s=policy.detection.heartbeat_interval_s)
+    return Controller(
+        name=policy.controller,
+        policy=policy,
+        store=store,
+        clock=clock,
+        random=random,
+        cloud=NovaCloud(loaded.cloud, api_max_s=api_max_s, send_within_s=send_within_s),
+        monitor=lambda observe: Monitor(
+            Path(loaded.pki_directory), endpoints(loaded), observe, clock, random, options=options
+        ),
+        fencer=lambda expect: WorkerFencer(topology(loaded), clock, expect, send_within_s=send_within_s),
+        outbox=Outbox(store, bus, random),
+        drivers=drivers(loaded),
+        on_line=on_line,
+    )
+
+
+def reload(controller: Controller, path: str) -> None:
+    """The new configuration, whole or not at all. What only a start can change is named and waits for one."""
+    try:
+        loaded = config.load(path)
+    except ConfigError as error:
+        for field, problem, fix in error.problems:
+            log.error("not reloaded: %s: %s; %s", field, problem, fix)
+        return
+    controller.set_policy(loaded.policy, endpoints(loaded), topology(loaded), drivers(loaded))
+    log.info("reloaded %s; store, bus, http, pki and cloud are taken at the next start", path)
+
+
+def summary(controller: Controller) -> str:
+    """One line: what it is doing now."""
+    engine = controller.engine
+    incidents = [i for i in engine.state.incidents.values() if i.phase is Phase.OPEN]
+    blocked = sum(bool(i.blocked) for i in incidents)
+    alive = sum(v.suspect_at is None and v.heard_at is not None for v in engine.views.values())
+    role = f"leading (epoch {engine.epoch})" if engine.leading else "standby"
+    armed = "" if engine.state.fleet.armed else ", DISARMED"
+    text = f"{role}{armed}: {alive} of {len(engine.views)} hosts heard, {len(incidents)} open incidents"
+    return text + (f", {blocked} blocked" if blocked else "")
+
+
+async def _report(controller: Controller) -> None:
+    """systemd: STATUS when it changed, WATCHDOG only while the loop makes progress."""
+    interval = sdnotify.watchdog_interval_s()
+    last, turns = "", -1
+    while True:
+        text = summary(controller)
+        if text != last:
+            sdnotify.notify(f"STATUS={text}")
+            last = text
+        if interval is not None and controller.turns != turns and controller.alive():
+            sdnotify.notify("WATCHDOG=1")
+            turns = controller.turns
+        await asyncio.sleep(min(STATUS_S, interval or STATUS_S))
+
+
+async def _main(loaded: config.Loaded) -> int:
+    controller = compose(loaded)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, controller.stop)
+    loop.add_signal_handler(signal.SIGHUP, reload, controller, loaded.path)
+    policy = loaded.policy
+    fencing = next((h.fencing for h in policy.hosts.values()), None)
+    interval = fencing.check_interval_s if fencing else 300.0
+    deadline = fencing.read_s if fencing else 5.0
+    async with contextlib.AsyncExitStack() as stack:
+        await serve(stack, controller, loaded.http)
+        running = asyncio.create_task(controller.run())
+        beside = [
+            asyncio.create_task(controller.check_devices(interval, deadline)),
+            asyncio.create_task(_report(controller)),
+        ]
+        sdnotify.notify("READY=1", f"STATUS={summary(controller)}")
+        try:
+            await running
+        finally:
+            sdnotify.notify("STOPPING=1")
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+    return 0
+
+
+def run(loaded: config.Loaded) -> int:
+    """Run the controller until SIGTERM. Returns the exit code; errors are said in one sentence."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for noisy in ("keystoneauth", "openstack", "urllib3", "amqp", "kombu", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for warning in loaded.warnings:
+        log.warning("%s", warning)
+    try:
+        return asyncio.run(_main(loaded))
+    except HaAgentError as error:
+        log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
+        return error.exit_code

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ha_agent.bounds import host_bounds
-from ha_agent.model import Command, CommandKind, Notification, Operator, Order
+from ha_agent.model import Command, CommandKind, Notification, Operator, Order, Outcome, Status
 from ha_agent.ports import Delete, Put
 from ha_agent.sim.loop import Process
 from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, SimMigration
@@ -46,6 +46,7 @@ class Judge:
         self._evacuated: set[str] = set()  # hosts whose servers began to move and that did not come back yet
         self._gate_open: set[str] = set()
         self._fences: dict[str, tuple[float, str]] = {}  # incident -> when and which host: the first off of each
+        self._lost: dict[str, float] = {}  # server -> when the answer to its evacuation was found lost
         self._lease: tuple[int, int] = (0, 0)
         self._lease_at = 0.0
         self._deaths: dict[str, tuple[float, float]] = {}
@@ -115,6 +116,10 @@ class Judge:
             self.broken("S6", f"{kind} {command.subject} was sent while paused")
         if host in self._maintenance:
             self.broken("S6", f"{kind} {command.subject} was sent while {host} is in maintenance")
+        lost_at = self._lost.get(command.subject, -1e9)
+        api_max_s = self.world.policy.hosts[host].recovery.api_max_s
+        if command.kind is CommandKind.EVACUATE and now - lost_at < api_max_s:
+            self.broken("S9", f"{command.subject} is evacuated again {now - lost_at:.1f} s after an answer was lost")
         if command.kind is CommandKind.FENCE:
             self._fencing(who, command)
         alive = [a for a in self.world.attempts if a.alive and a.host == host and a.controller == who.name]
@@ -190,8 +195,11 @@ class Judge:
         dest = self.world.hosts[m.dest]
         return dest.powered and (dest.powered_at == 0.0 or dest.powered_at < m.updated_at)
 
-    def after_nova(self, command: Command, error: str) -> None:
-        """Nova answered, or not."""
+    def after_nova(self, command: Command, outcome: Outcome, learned_at: float) -> None:
+        """Nova answered, or not; the controller learns it at `learned_at`."""
+        error = outcome.error
+        if command.kind is CommandKind.EVACUATE and outcome.status is Status.LOST:
+            self._lost[command.subject] = learned_at
         if command.kind is CommandKind.CLEAR_FORCE_DOWN:
             if "refused (400)" in error:
                 self.broken("S3", f"forced_down of {command.host} was to be cleared before its nova-compute cleaned up")

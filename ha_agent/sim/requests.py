@@ -43,7 +43,7 @@ class Requests:
             survey = self._run(command)
         except NovaError as error:
             raise DriverError(f"Nova refused ({error.code}): {error.message}") from None
-        if trouble:
+        if trouble or (self._world.answers_lost and command.kind in CHANGES):
             raise Unanswered("Nova's answer was lost")
         return survey
 

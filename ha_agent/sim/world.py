@@ -99,6 +99,7 @@ class World:
         self.nova = NovaState(lambda: self.timeline.now, stream(seed, "nova"))
         self.nova_down = False
         self.nova_lossy = 0.0  # share of changing requests that end badly
+        self.answers_lost = False  # every change is carried out, and its answer lost
         self.hosts: dict[str, Host] = {}
         self.cuts: set[frozenset[str]] = set()
         self.attempts: list[Attempt] = []

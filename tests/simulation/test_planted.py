@@ -1,0 +1,263 @@
+"""Each rule has a planted bug that the judge must catch, in a world where the real engine breaks nothing.
+
+A bug is planted through the engine's own parameters: a `decide` or a `may_send` that is wrong in one way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+import pytest
+
+from ha_agent import guards
+from ha_agent.controller.engine import Engine
+from ha_agent.decide import Decision, decide
+from ha_agent.model import (
+    AnyEvent,
+    Command,
+    CommandKind,
+    Finished,
+    HostRecord,
+    Incident,
+    Now,
+    Order,
+    Power,
+    State,
+    Status,
+    Verdict,
+    VerdictGiven,
+)
+from ha_agent.policy import Policy, Storm
+from ha_agent.sim.loop import MakeEngine
+from ha_agent.sim.simulation import Simulation
+from ha_agent.sim.world import DeviceFault
+from tests.simulation.clouds import cloud, policy
+
+replace = msgspec.structs.replace
+
+
+# --- the bugs ---
+
+
+def unknown_is_off(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """A device that does not answer must be off."""
+    if isinstance(event, Finished):
+        readings = tuple(replace(r, power=Power.OFF) if r.power is Power.UNKNOWN else r for r in event.outcome.readings)
+        event = Finished(outcome=replace(event.outcome, readings=readings))
+    return decide(state, event, rules, now)
+
+
+def twice(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """Each evacuation is posted twice, to be sure."""
+    return _also(decide(state, event, rules, now), CommandKind.EVACUATE, lambda c: replace(c, id=c.id[:-1] + "x"))
+
+
+def unfence_early(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """Nova is told that the host is back while its servers move."""
+    return _also(
+        decide(state, event, rules, now),
+        CommandKind.EVACUATE,
+        lambda c: replace(c, id=c.id[:-1] + "y", kind=CommandKind.CLEAR_FORCE_DOWN, subject=c.host),
+    )
+
+
+def _also(decision: Decision, kind: CommandKind, make: Callable[[Command], Command]) -> Decision:
+    """For each command of a kind, another one, journalled like the first."""
+    extra = tuple(make(c) for c in decision.commands if c.kind is kind)
+    incidents: dict[str, Incident] = dict(decision.state.incidents)
+    for c in extra:
+        incident = incidents[c.incident]
+        incidents[c.incident] = replace(incident, pending=(*incident.pending, c))
+    return replace(decision, state=replace(decision.state, incidents=incidents), commands=(*decision.commands, *extra))
+
+
+def partitioned_is_down(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """Our own silence is enough."""
+    if isinstance(event, VerdictGiven) and event.verdict is Verdict.PARTITIONED:
+        event = replace(event, verdict=Verdict.DOWN)
+    return decide(state, event, rules, now)
+
+
+def never_seen_is_down(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """A host that was never heard must be down."""
+    if isinstance(event, VerdictGiven) and event.verdict is Verdict.NEVER_SEEN:
+        seen = HostRecord(host=event.host, first_seen_wall=1.0)
+        state = replace(state, hosts={**state.hosts, event.host: seen})
+        event = replace(event, verdict=Verdict.DOWN)
+    return decide(state, event, rules, now)
+
+
+def no_storm_guard(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """The more the merrier."""
+    free = Storm(max_hosts=1000, max_share=1.0, domain_max_hosts=1000)
+    return decide(state, event, replace(rules, storm=free), now)
+
+
+def always_armed(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """Disarmed is not for us."""
+    return decide(replace(state, fleet=replace(state.fleet, armed=True)), event, rules, now)
+
+
+def no_maintenance(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """Nor is maintenance."""
+    hosts = {h: replace(r, maintenance="") for h, r in state.hosts.items()}
+    return decide(replace(state, hosts=hosts), event, rules, now)
+
+
+def lost_is_failed(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """No answer means that nothing happened."""
+    if isinstance(event, Finished) and event.outcome.status is Status.LOST:
+        event = Finished(outcome=replace(event.outcome, status=Status.FAILED))
+    return decide(state, event, rules, now)
+
+
+def slow_to_believe(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """A verdict is taken seriously after a minute only."""
+    if isinstance(event, VerdictGiven) and event.verdict in (Verdict.DOWN, Verdict.OFF):
+        seen = event.last_seen_at if event.last_seen_at is not None else now.at
+        if now.at - seen < 60.0:
+            event = replace(event, verdict=Verdict.SUSPECT)
+    return decide(state, event, rules, now)
+
+
+def anything_goes(state: State, command: Command, rules: Policy, now_s: float) -> str:
+    """Nothing is looked at before the sending."""
+    return ""
+
+
+class Careless(Engine):
+    """Sends whatever it has, whoever leads by now."""
+
+    def permit(self, command: Command) -> str:
+        return ""
+
+
+# --- the worlds ---
+
+
+def dies(sim: Simulation) -> None:
+    sim.world.power_off("h2")
+    sim.judge.died("h2")
+    sim.run(150.0)
+
+
+def freezes_without_bmc(sim: Simulation) -> None:
+    sim.world.fault("h2", DeviceFault.DEAD)
+    sim.world.freeze("h2")
+    sim.run(150.0)
+
+
+def our_path_is_cut(sim: Simulation) -> None:
+    sim.world.cut("controller-1", "h2")
+    sim.run(60.0)
+
+
+def never_up(sim: Simulation) -> None:
+    """h2 was never heard since the beginning: its remote was not installed yet."""
+    sim.run(60.0)
+
+
+def two_die(sim: Simulation) -> None:
+    sim.world.power_off("h2")
+    sim.world.power_off("h3")
+    sim.run(60.0)
+
+
+def dies_disarmed(sim: Simulation) -> None:
+    sim.order(Order.DISARM)
+    sim.world.power_off("h2")
+    sim.run(60.0)
+
+
+def dies_in_maintenance(sim: Simulation) -> None:
+    sim.order(Order.MAINTENANCE_ON, "h2", "new fans")
+    sim.world.power_off("h2")
+    sim.run(60.0)
+
+
+def answers_are_lost(sim: Simulation) -> None:
+    """Nova is slow, and from the first evacuation on loses every answer to a change."""
+    sim.world.nova._evacuation_s = (60.0, 60.0)
+    sim.world.power_off("h2")
+    sim.run_until(lambda: bool(sim.world.nova.hosts["h2"].forced_down), 60.0, 0.05)
+    sim.world.answers_lost = True
+    sim.run(60.0)
+
+
+def stands_still_while_it_sends(sim: Simulation) -> None:
+    """The process stops between the decision to fence and the sending, for longer than its lease."""
+    sim.world.power_off("h2")
+    sim.run_until(lambda: bool(sim.open()), 60.0, 0.001)
+    sim.processes[0].pause()
+    sim.run(60.0)
+    sim.processes[0].resume()
+    sim.run(5.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rule, a bug that breaks it, and a world in which that shows."""
+
+    rule: str
+    make: MakeEngine
+    world: Callable[[Simulation], None]
+    build: Callable[[MakeEngine], Simulation] = cloud
+
+
+def planted(bug: Callable[[State, AnyEvent, Policy, Now], Decision]) -> MakeEngine:
+    return partial(Engine, decide=bug)
+
+
+def unguarded(bug: Callable[[State, AnyEvent, Policy, Now], Decision]) -> MakeEngine:
+    """A bug that the last look before the sending would catch has that look removed too."""
+    return partial(Engine, decide=bug, may_send=anything_goes)
+
+
+def mute_h2(make: MakeEngine) -> Simulation:
+    """A cloud in which h2 was never heard."""
+    sim = Simulation(1, policy(), make=make)
+    sim.world.hosts["h2"].remote = False
+    sim.start()
+    sim.run(20.0)
+    return sim
+
+
+CASES = {
+    "second evacuate": Case("S1", planted(twice), dies),
+    "unknown is off": Case("S2", planted(unknown_is_off), freezes_without_bmc),
+    "unfence early": Case("S3", planted(unfence_early), dies),
+    "no lease": Case("S4", Careless, stands_still_while_it_sends, partial(cloud, controllers=2)),
+    "no witnesses": Case("S5", planted(partitioned_is_down), our_path_is_cut),
+    "never seen": Case("S5", planted(never_seen_is_down), never_up, mute_h2),
+    "no storm guard": Case("S6", planted(no_storm_guard), two_die, partial(cloud, share=0.2)),
+    "disarmed": Case("S6", unguarded(always_armed), dies_disarmed),
+    "maintenance": Case("S6", unguarded(no_maintenance), dies_in_maintenance),
+    "over-long lease": Case("S8", Careless, stands_still_while_it_sends, partial(cloud, seed=3)),
+    "lost is failed": Case("S9", planted(lost_is_failed), answers_are_lost),
+    "slow": Case("L1", planted(slow_to_believe), dies),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_judge_catches_the_planted_bug(name: str) -> None:
+    case = CASES[name]
+    sim = case.build(case.make)
+    case.world(sim)
+    assert case.rule in {v.rule for v in sim.violations}, [str(v) for v in sim.violations]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_engine_breaks_nothing_there(name: str) -> None:
+    case = CASES[name]
+    sim = case.build(Engine)
+    case.world(sim)
+    assert [str(v) for v in sim.violations] == []
+
+
+def test_guards_are_what_the_engine_uses() -> None:
+    """The seam is real: without a planted one it is guards.may_send."""
+    assert Engine.__init__.__kwdefaults__ is not None
+    assert Engine.__init__.__kwdefaults__["may_send"] is guards.may_send

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -78,12 +77,13 @@ _replies: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 
 
 class ControlServer:
-    """Serves the socket at `path`, for its owner and its group. Overrides are for root and the remote's own user."""
+    """Serves the socket at `path`, for its owner and its group. Overrides are for the uids in `overriders`."""
 
-    def __init__(self, path: Path, gate: Gate, status: Callable[[], RemoteStatus]) -> None:
+    def __init__(self, path: Path, gate: Gate, status: Callable[[], RemoteStatus], overriders: frozenset[int]) -> None:
         self._path = path
         self._gate = gate
         self._status = status
+        self._overriders = overriders
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -144,7 +144,7 @@ class ControlServer:
 
     async def _override(self, ask: AskOverride, writer: asyncio.StreamWriter) -> Reply:
         pid, uid, _ = _peer(writer)
-        if uid not in (0, os.geteuid()):
+        if uid not in self._overriders:
             return Failure(error=f"uid {uid} may not open the gate", hint="run it as root")
         try:
             await self._gate.override(uid, pid, ask.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class RemoteConfig:
     """How a remote runs. Its name is the one in its certificate. `boot_id`: for many "hosts" on one machine; None: the kernel's.
-    `machine_file`: holds the DMI uuid, written by root; None: unknown. `port` 0: any free one."""
+    `machine_file`: holds the DMI uuid, written by root; None: unknown. `port` 0: any free one.
+    `override_uids`: who may override the gate; None: root and the remote's own user."""
 
     pki: Path
     state_directory: Path
@@ -38,7 +40,9 @@ class RemoteConfig:
     port: int = 7420
     boot_id: str | None = None
     machine_file: Path | None = None
+    override_uids: frozenset[int] | None = None
     handshake_s: float = 5.0
+    challenger_idle_s: float = 10.0
     max_connections: int = 256
     max_per_address: int = 64
     health_poll_s: float = 2.0
@@ -104,11 +108,13 @@ class Remote:
             dial_context=pki.client_context(config.pki),
             claims=Claims(self._clock),
             counters=self.counters,
+            challenger_idle_s=config.challenger_idle_s,
         )
         self._context = pki.server_context(config.pki)
         self._listener = _listen(config.listen, config.port)
         self.port = self._listener.getsockname()[1]
-        self._control = ControlServer(config.control_socket, self._host.gate, self.status)
+        overriders = config.override_uids if config.override_uids is not None else frozenset({0, os.geteuid()})
+        self._control = ControlServer(config.control_socket, self._host.gate, self.status, overriders)
         try:
             await self._control.start()
         except UsageError:

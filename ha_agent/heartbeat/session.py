@@ -22,7 +22,6 @@ from ha_agent.ports import Clock, GuestSource
 
 MAX_REQUESTS = 64  # of one session at a time
 GUEST_S = 5.0
-CHALLENGER_IDLE_S = 10.0
 MAX_CHALLENGES = 16
 
 
@@ -43,13 +42,14 @@ class Host:
     dial_context: ssl.SSLContext
     claims: Claims
     counters: Counters
+    challenger_idle_s: float
     sessions: dict[str, Session] = field(default_factory=dict)  # controllers that want beats, by name
 
 
 async def challenges(channel: Channel, host: Host) -> None:
     """Serves a peer that only comes to have nonces signed. Raises ProtocolError, TimeoutError, ConnectionError."""
     for _ in range(MAX_CHALLENGES):
-        frame = await channel.receive(CHALLENGER_IDLE_S)
+        frame = await channel.receive(host.challenger_idle_s)
         if not isinstance(frame, wire.Challenge):
             raise ProtocolError(f"{channel.role} {channel.name} may only send challenges, not {type(frame).__name__}")
         channel.send(host.signer.sign(frame.nonce, host.boot_id))
@@ -68,7 +68,7 @@ class Session:
         self._told: set[wire.Foreign] = set()
         self._requests: set[asyncio.Task[None]] = set()
         self._seq = 0
-        self._sent_at = 0.0  # loop time of the newest beat
+        self._timed: tuple[int, float] | None = None  # (seq, loop time) of the beat whose round trip is being taken
         self._rtt_s = 0.0
 
     async def run(self) -> None:
@@ -113,7 +113,8 @@ class Session:
         host = self._host
         report = host.health.get()
         self._seq += 1
-        self._sent_at = asyncio.get_running_loop().time()
+        if self._timed is None:
+            self._timed = (self._seq, asyncio.get_running_loop().time())
         self._channel.send(
             wire.Beat(
                 seq=self._seq,
@@ -130,8 +131,9 @@ class Session:
     def _take(self, frame: wire.AnyFrame) -> None:
         match frame:
             case wire.BeatAck(seq=seq):
-                if seq == self._seq:
-                    self._rtt_s = asyncio.get_running_loop().time() - self._sent_at
+                if self._timed is not None and seq == self._timed[0]:
+                    self._rtt_s = asyncio.get_running_loop().time() - self._timed[1]
+                    self._timed = None
             case wire.Claim(store_id=store_id, epoch=epoch):
                 self._claim(store_id, epoch)
             case wire.Challenge(nonce=nonce):

@@ -16,7 +16,9 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "frames"
 NONCE = "0123456789abcdef0123456789abcdef"
 BOOT = "5f0c1a52-3c0e-4b8e-9a53-1f6f4f0a7d11"
 STORE = "0d3fbb1e-7a8f-4f0b-8f6d-2b8b6a0f3c55"
-SIGNED = wire.Signed(nonce=NONCE, name="compute-2", boot_id=BOOT, signature=b"\x30\x01\x02", chain=(b"\x30\x82", b"\x30"))
+SIGNED = wire.Signed(
+    nonce=NONCE, name="compute-2", boot_id=BOOT, signature=b"\x30\x01\x02", chain=(b"\x30\x82", b"\x30")
+)
 
 FRAMES: tuple[wire.AnyFrame, ...] = (
     wire.Hello(versions=((2, 1), (1, 0)), name="controller-1", store_id=STORE, epoch=7, interval_s=1.0),
@@ -146,7 +148,8 @@ def test_the_largest_valid_answer_fits_into_a_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "agreed"), [([(1, 0)], (1, 0)), ([(1, 9)], (1, 0)), ([(3, 1), (1, 4)], (1, 0)), ([(0, 9), (1, 0)], (1, 0))]
+    ("theirs", "agreed"),
+    [([(1, 0)], (1, 0)), ([(1, 9)], (1, 0)), ([(3, 1), (1, 4)], (1, 0)), ([(0, 9), (1, 0)], (1, 0))],
 )
 def test_the_newer_side_speaks_down(theirs: list[tuple[int, int]], agreed: tuple[int, int]) -> None:
     assert wire.negotiate(theirs) == agreed

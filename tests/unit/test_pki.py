@@ -161,7 +161,9 @@ def test_certificates_without_exactly_one_identity_are_refused(tmp_path: Path, u
         pki.identity(pki.load_certificates(directory / "cert.pem")[0])
 
 
-def test_a_signature_holds_for_one_nonce_one_host_one_boot_and_one_authority(authority: pki.Pki, tmp_path: Path) -> None:
+def test_a_signature_holds_for_one_nonce_one_host_one_boot_and_one_authority(
+    authority: pki.Pki, tmp_path: Path
+) -> None:
     wall = datetime.datetime.now(datetime.UTC).timestamp()
     target, witness = authority.issue("host", "target"), authority.issue("host", "witness")
     controller = authority.issue("controller", "target")

@@ -1,0 +1,140 @@
+"""Hosts, the bus, HTTP and the store: addresses that are addresses, names that are one host's, files that can be read."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+from ha_agent.config import schema
+from ha_agent.config.devices import Secrets, canonical, is_address
+from ha_agent.config.findings import Findings
+from ha_agent.config.values import BusSettings, HttpSettings, StoreSettings
+
+MAX_URL_FILE = 4096
+
+
+def name_problem(name: str) -> str:
+    """Why a host cannot be called so; empty when it can."""
+    if not name.isprintable() or any(letter.isspace() for letter in name):
+        return "holds a blank or an unprintable character"
+    if "/" in name or name[0] in ".-":
+        return "begins with a dot or a dash, or holds a slash"
+    return ""
+
+
+def check_hosts(findings: Findings, hosts: dict[str, schema.Host]) -> None:
+    """One name, one address:port per host."""
+    places: dict[tuple[str, int], str] = {}
+    owners = {name: name for name in hosts}
+    for name, host in hosts.items():
+        where = ("hosts", name)
+        problem = name_problem(name)
+        if problem:
+            findings.add(where, f"as a name {problem}", "use the host as `openstack compute service list` names it")
+        if not is_address(host.address):
+            findings.add((*where, "address"), "is not a host name or an IP address", "the port is a field of its own")
+        first = places.setdefault((canonical(host.address), host.port), name)
+        if first != name:
+            findings.add(
+                (*where, "address"),
+                f"{host.address}:{host.port} is already the remote of {first}",
+                "give each host its own address or port",
+            )
+        for index, alias in enumerate(host.aliases):
+            owner = owners.setdefault(alias, name)
+            if owner != name:
+                findings.add((*where, "aliases", index), f"{alias} already means {owner}", "one name means one host")
+
+
+def split_listen(text: str) -> tuple[str, int] | None:
+    """`address:port`, IPv6 in brackets; None where it is not that."""
+    address, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 <= int(port) <= 65_535:
+        return None
+    if address.startswith("[") and address.endswith("]"):
+        address = address[1:-1]
+    elif ":" in address:
+        return None
+    return (address, int(port)) if is_address(address) else None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def http(findings: Findings, model: schema.Controller, secrets: Secrets, directory: Path) -> HttpSettings:
+    """The API's settings."""
+    listen = split_listen(model.http.listen)
+    if listen is None:
+        findings.add(("http", "listen"), "is not address:port", 'write it as "127.0.0.1:7421" (IPv6 in brackets)')
+        listen = ("127.0.0.1", 0)
+    tokens = ""
+    if model.http.tokens_file is not None:
+        path, problem = secrets.find(model.http.tokens_file)
+        tokens = str(path)
+        if problem:
+            findings.add(
+                ("http", "tokens_file"), problem, "make a file that only the user ha-agent can read (mode 0400)"
+            )
+    elif not is_loopback(listen[0]):
+        findings.add(
+            ("http", "listen"),
+            "is reachable from other machines, but there is no tokens_file",
+            "listen on 127.0.0.1, or set http.tokens_file",
+            ("http", "tokens_file"),
+        )
+    roles = model.http.socket_roles
+    return HttpSettings(
+        listen=listen[0],
+        port=listen[1],
+        socket=str(directory / model.http.socket),
+        tokens_file=tokens,
+        allowed_hosts=tuple(model.http.allowed_hosts),
+        socket_roles={"admin": tuple(roles.admin), "operate": tuple(roles.operate), "read": tuple(roles.read)},
+    )
+
+
+def store(findings: Findings, model: schema.Controller, directory: Path) -> StoreSettings:
+    """The store's settings."""
+    scheme, _, path = model.store.url.partition(":///")
+    if scheme != "sqlite" or not path:
+        findings.add(("store", "url"), "is not a store of this version", 'use "sqlite:////absolute/path/store.db"')
+    return StoreSettings(path=str(directory / path))
+
+
+def bus(findings: Findings, model: schema.Controller, secrets: Secrets) -> BusSettings:
+    """The bus's settings."""
+    settings, at = model.notifications.bus, ("notifications", "bus")
+    url = settings.url
+    where = (*at, "url")
+    if settings.url_file is not None:
+        path, problem = secrets.find(settings.url_file)
+        where = (*at, "url_file")
+        try:
+            url = "" if problem else path.read_text(encoding="utf-8")[:MAX_URL_FILE].strip()
+        except (OSError, UnicodeDecodeError):
+            url = ""
+        if problem:
+            findings.add(
+                where, problem, "make a file that holds the URL, which only the user ha-agent can read (mode 0400)"
+            )
+            url = "memory://"
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in ("memory", "amqp", "amqps", "pyamqp"):
+        findings.add(where, "is not the URL of a bus", 'use "amqp://user@host:5672/vhost", or "memory://" for none')
+    if settings.quorum and not settings.durable:
+        findings.add(
+            (*at, "quorum"),
+            "is true, but durable is false: a quorum queue is always durable",
+            "use durable: true",
+            (*at, "durable"),
+        )
+    if model.notifications.webhooks:
+        findings.add(("notifications", "webhooks"), "are not sent by this version", "remove them; use the bus")
+    return BusSettings(
+        url=url, exchange=settings.exchange, topic=settings.topic, durable=settings.durable, quorum=settings.quorum
+    )

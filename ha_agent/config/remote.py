@@ -1,0 +1,50 @@
+"""Loads remote.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ha_agent.config import schema, yamlfile
+from ha_agent.config.findings import Findings
+from ha_agent.config.load import shaped
+from ha_agent.config.places import name_problem, split_listen
+from ha_agent.config.values import RemoteLoaded
+from ha_agent.errors import ConfigError
+
+
+def load_remote(path: Path | str) -> RemoteLoaded:
+    """A remote's configuration. Relative names are looked for beside the file. Raises ConfigError with every problem."""
+    path = Path(path).absolute()
+    text = yamlfile.read(path)
+    findings = Findings(text)
+    if not isinstance(text.data, dict):
+        raise ConfigError(
+            [(str(path), "is empty" if text.data is None else "is not a mapping", "see the commented example")]
+        )
+    model, _ = shaped(findings, text.data, schema.Remote, {("version",): 1})
+    listen = split_listen(model.listen)
+    if listen is None:
+        findings.add(("listen",), "is not address:port", 'write it as "192.0.2.11:7420" (IPv6 in brackets)')
+        listen = ("127.0.0.1", 0)
+    if model.name and name_problem(model.name):
+        findings.add(("name",), name_problem(model.name), "use the host as `openstack compute service list` names it")
+    findings.check()
+    beside = path.parent
+
+    def file(name: str | None) -> str:
+        return str(beside / name) if name else ""
+
+    return RemoteLoaded(
+        path=str(path),
+        name=model.name or "",
+        listen=listen[0],
+        port=listen[1],
+        pki_directory=str(beside / model.pki.directory),
+        socket=str(beside / model.socket),
+        state_directory=str(beside / model.state_directory),
+        machine_file=file(model.machine_file),
+        nova_compute_units=tuple(model.health.nova_compute_units),
+        libvirt_units=tuple(model.health.libvirt_units),
+        health_file=file(model.health.file),
+        guests_file=file(model.guests.file),
+    )

@@ -12,7 +12,7 @@ from typing import Protocol
 from ha_agent.model import Health, Operator, Power, ServerProgress, State, Value, Verdict
 
 
-class HostViewSummary(Value):
+class HostViewSummary(Value, frozen=True, kw_only=True):
     """A host as the detection sees it now. `last_seen_age_s`: since its last heartbeat, None if there never was one. `witnesses`:
     how many are eligible to speak of it. `gate`: "open", "waiting" or "" where that is not known."""
 
@@ -29,7 +29,7 @@ class HostViewSummary(Value):
     gate: str = ""
 
 
-class DeviceHealth(Value):
+class DeviceHealth(Value, frozen=True, kw_only=True):
     """The last periodic look at one fencing device of one host. `level` counts from 1. `checked_age_s`: None before the first look."""
 
     host: str
@@ -42,7 +42,7 @@ class DeviceHealth(Value):
     error: str = ""
 
 
-class LeaderInfo(Value):
+class LeaderInfo(Value, frozen=True, kw_only=True):
     """Who leads. `name`: the owner of the lease as last read; `leading`: whether that is us, and we may act; `until_s`: seconds that our
     own lease still holds (0 when we do not lead)."""
 
@@ -52,7 +52,7 @@ class LeaderInfo(Value):
     until_s: float = 0.0
 
 
-class EventLine(Value):
+class EventLine(Value, frozen=True, kw_only=True):
     """One line of what happened, newest last. `seq` grows without gaps while the daemon runs."""
 
     seq: int

@@ -59,6 +59,12 @@ def test_a_skip_is_a_failure_in_ci_only(tmp_path: Path) -> None:
     assert "no broker here" in done.stdout
 
 
+def test_only_tests_for_root_are_no_error_for_a_user(tmp_path: Path) -> None:
+    source = "import pytest\n@pytest.mark.root\ndef test_for_root(): pass\n"
+    assert run(tmp_path, source).returncode == 0
+    assert run(tmp_path, "").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
 def test_runs_share_one_list(tmp_path: Path) -> None:
     file = tmp_path / "build" / "not-run"
     assert not_run.render(not_run.read(file)) == "every test was run"

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
@@ -18,7 +19,7 @@ from ha_agent.api import views
 from ha_agent.api.access import NEEDED, Caller, Peers, Role, Tokens, load_tokens
 from ha_agent.api.facade import Facade
 from ha_agent.errors import HaAgentError, StoreError, Unanswered, UsageError
-from ha_agent.model import Operator, Order, Phase, Value
+from ha_agent.model import Operator, Order, Phase
 
 BODY_MAX = 16 * 1024
 IN_FLIGHT_MAX = 64
@@ -37,15 +38,29 @@ class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class Settings(Value, frozen=True, kw_only=True):
-    """As in the configuration's `http` (ha_agent.config.HttpSettings has the same fields). `port` 0: any free one; -1: no TCP."""
+class Settings(Protocol):
+    """As in the configuration's `http` (ha_agent.config.HttpSettings is one). `port` 0: any free one; `socket` empty: none."""
 
-    listen: str = "127.0.0.1"
-    port: int = 7421
-    socket: str = ""
-    tokens_file: str = ""
-    allowed_hosts: tuple[str, ...] = ()
-    socket_roles: dict[str, tuple[str, ...]] = {}
+    @property
+    def listen(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def socket(self) -> str: ...
+    @property
+    def tokens_file(self) -> str: ...
+    @property
+    def allowed_hosts(self) -> Sequence[str]: ...
+    @property
+    def socket_roles(self) -> Mapping[str, Sequence[str]]: ...
+
+
+async def serve(stack: contextlib.AsyncExitStack, facade: Facade, settings: Settings) -> Api:
+    """Serves until the stack is left. Raises UsageError where an address or the socket is taken, ConfigError for the tokens file."""
+    api = Api(facade, settings)
+    await api.start()
+    stack.push_async_callback(api.stop)
+    return api
 
 
 class Api:
@@ -84,10 +99,8 @@ class Api:
         await runner.setup()
         self._runner = runner
         try:
-            if self._settings.port >= 0:
-                site = web.TCPSite(runner, self._settings.listen, self._settings.port)
-                await site.start()
-                self.port = runner.addresses[0][1]
+            await web.TCPSite(runner, self._settings.listen, self._settings.port).start()
+            self.port = runner.addresses[0][1]
             if self._settings.socket:
                 sock = await asyncio.to_thread(_bind_unix, Path(self._settings.socket))
                 await web.SockSite(runner, sock).start()

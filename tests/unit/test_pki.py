@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from ha_agent.errors import ProtocolError, UsageError
 from ha_agent.heartbeat import pki
-from ha_agent.heartbeat.signing import Signer, Verifier
+from ha_agent.heartbeat.signing import Signer, Verifier, message
+from ha_agent.heartbeat.wire import Signed
 
 NONCE = "0" * 32
 
@@ -190,3 +191,34 @@ def test_a_signature_holds_for_one_nonce_one_host_one_boot_and_one_authority(
             verifier.check(forged, NONCE, "target", wall)
     with pytest.raises(ProtocolError):
         verifier.check(good, "1" * 32, "target", wall)  # an old answer
+
+
+def test_a_stolen_host_key_issues_nothing(authority: pki.Pki) -> None:
+    """A host's certificate is valid and chains to our authority, but it is no authority itself."""
+    stolen = authority.issue("host", "witness")
+    thief = pki.load_certificates(stolen / "cert.pem")[0]
+    thief_key = pki.load_key(stolen / "key.pem")
+    assert isinstance(thief_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    uri = x509.UniformResourceIdentifier("ha-agent://host/target")
+    forged = (
+        x509.CertificateBuilder()
+        .subject_name(thief.subject)
+        .issuer_name(thief.subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(thief.not_valid_before_utc)
+        .not_valid_after(thief.not_valid_after_utc)
+        .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
+        .sign(thief_key, hashes.SHA256())
+    )
+    der = serialization.Encoding.DER
+    signed = Signed(
+        nonce=NONCE,
+        name="target",
+        boot_id="boot-1",
+        signature=key.sign(message(NONCE, "target", "boot-1"), ec.ECDSA(hashes.SHA256())),
+        chain=(forged.public_bytes(der), thief.public_bytes(der)),
+    )
+    with pytest.raises(ProtocolError, match="authority"):
+        Verifier(stolen).check(signed, NONCE, "target", datetime.datetime.now(datetime.UTC).timestamp())

@@ -382,6 +382,7 @@ class Incident(Value, frozen=True, kw_only=True):
     beat_at: float | None = None
     window: float = 0.0
     evidence_since: float = 0.0
+    contradicted: int = 0
     read_at: float = 0.0
     poll_at: float = 0.0
     wake_at: float | None = None
@@ -418,6 +419,7 @@ class HostRecord(Value, frozen=True, kw_only=True):
     cleared_boot_id: str = ""
     maintenance: str = ""
     machine: dict[str, str] = {}
+    contradiction: str = ""  # its devices read off while the same boot sent heartbeats: they guard something else
     witnesses: tuple[str, ...] = ()  # who reached it lately: after a restart they may still speak of it
 
 

@@ -191,18 +191,21 @@ def heard(turn: Turn, incident: Incident, boot_id: str) -> None:
     """S2b: what a heartbeat means depends on how far the incident is."""
     new = bool(boot_id) and boot_id != incident.boot_id
     if Step.FENCE in incident.plan and incident.committed_at is not None and not incident.settled:
+        if not new:
+            incident = fence.contradicted(turn, incident, at_once=False)
         fence.revoke(turn, incident, "it sends heartbeats" + (" after a new boot" if new else ""))
         return
     if Step.FENCE in incident.plan and incident.settled:
         if new:
             _returning(turn, incident, boot_id)
         elif incident.evidence is not None or incident.step is not Step.FENCE:
-            # Off was read, and yet the old boot lives: the device belongs to another machine, or it lies.
+            incident = fence.contradicted(turn, incident, at_once=True)
             fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
         return
     if Step.FENCE in incident.plan:
         if incident.ordered_by and not new:
             if incident.evidence is not None:
+                incident = fence.contradicted(turn, incident, at_once=True)
                 fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
             return  # a person ordered the fence of a living host
         _cancelled_by_heartbeat(turn, incident, boot_id, new=new)
@@ -232,6 +235,8 @@ def _cancelled_by_heartbeat(turn: Turn, incident: Incident, boot_id: str, *, new
     verdict = Verdict.REBOOTED if new else Verdict.ALIVE
     if incident.verdict is not verdict:
         incident = turn.put(incident, "it sends heartbeats" + (" after a new boot" if new else ""), verdict=verdict)
+    if not new:
+        incident = fence.contradicted(turn, incident, at_once=True)
     incident = fence.cancel(turn, incident)
     if any(c.step is Step.FENCE for c in incident.pending):
         return  # the next heartbeat finds the attempt dead

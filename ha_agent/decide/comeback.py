@@ -142,22 +142,23 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     if outcome.status is not Status.OK or outcome.survey is None:
         return turn.wait(incident, f"its migrations cannot be listed: {outcome.error}")
     mine = [m for m in outcome.survey.migrations if m.kind == select.EVACUATION and m.source == incident.host]
-    unfinished = [m for m in select.newest(mine).values() if m.status not in MIGRATION_ENDED]
+    # a server that is not on the host any more cannot be started by it, whatever an old record says
+    listed = {s.id: s for s in outcome.survey.servers}
+    newest = select.newest(mine).values()
     held: list[str] = []
-    for m in unfinished:
+    for m in newest:
+        if m.status in MIGRATION_ENDED or m.server not in listed:
+            continue
         if m.dest and guards.proven_off(turn.state, m.dest, turn.policy, turn.now.at):
             continue
         server = next((s for s in incident.servers if s.id == m.server), None)
-        if (
-            server is not None
-            and m.dest
-            and server.baseline == m.id
-            and not server.wait_for
-            and m.dest in server.absent_at
-        ):
+        if server is None:
+            server = _somebody_elses(listed[m.server])
+            incident = turn.put(incident, servers=(*incident.servers, server))
+        if m.dest and server.baseline == m.id and not server.wait_for and m.dest in server.absent_at:
             continue  # its destination reported the domain absent, twice
         held.append(f"{m.server} to {m.dest or '?'}")
-        if server is not None and m.dest and server.wait_for != (m.dest,):
+        if m.dest and server.wait_for != (m.dest,):
             incident = turn.put_server(
                 incident, server, baseline=m.id, wait_for=(m.dest,), absent_at={}, next_at=turn.now.at
             )
@@ -174,6 +175,17 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     if incident.nova_compute is not Health.UP:
         return turn.wait(incident, f"nova-compute, which is {incident.nova_compute}")
     return turn.wait(turn.put(incident, clean=True), "")
+
+
+def _somebody_elses(row: Server) -> ServerProgress:
+    return ServerProgress(
+        id=row.id,
+        name=row.name,
+        project_id=row.project_id,
+        prior=row.status,
+        stage=ServerStage.NOT_MOVED,
+        reason="somebody else's evacuation of it never ended",
+    )
 
 
 def open_gate(turn: Turn, incident: Incident) -> Incident:

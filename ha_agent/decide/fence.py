@@ -36,6 +36,11 @@ def run(turn: Turn, incident: Incident) -> Incident:
         if refusal.release:
             return turn.block(incident, refusal)
         return turn.wait(incident, refusal.reason)
+    contradiction = turn.record(incident.host).contradiction
+    if contradiction:  # never a vote: only a person can say that it is off
+        return turn.block(
+            incident, guards.Refusal(reason=contradiction, release=f"ha-agent confirm-fenced {incident.host}")
+        )
     if incident.blocked and not incident.blocked.startswith(FAILED):
         incident = turn.unblock(incident)
     incident = turn.wait(incident, "")
@@ -174,6 +179,23 @@ def revoke(turn: Turn, incident: Incident, reason: str) -> Incident:
         return turn.put(incident, evidence_since=turn.now.at) if Step.FENCE in incident.plan else incident
     incident = turn.put(incident, evidence=None, evidence_since=turn.now.at, revoked=reason, rounds=0, powered_on=False)
     return turn.go_to(incident, Step.FENCE, f"evidence revoked: {reason}; it is fenced again")
+
+
+def contradicted(turn: Turn, incident: Incident, *, at_once: bool) -> Incident:
+    """S2: heartbeats of the boot that our devices read off. One that comes after servers began to move may have been on its way
+    before the off; a second one, after another fence, was not. Then the devices guard something else, or lie: blocked, and said loudly."""
+    evidence = incident.evidence
+    if evidence is None or evidence.kind is not EvidenceKind.DEVICES:
+        return incident
+    incident = turn.put(incident, contradicted=incident.contradicted + 1)
+    if not at_once and incident.contradicted < 2:
+        return incident
+    devices = sorted({r.device for r in evidence.readings})
+    text = f"contradiction: {', '.join(devices)} read off while the same boot of {incident.host} sent heartbeats"
+    turn.put_host(incident.host, contradiction=text)
+    for device in devices:
+        turn.tell("fencing_device.failed", host=incident.host, device=device, level=evidence.level, error=text)
+    return turn.put(incident, text)
 
 
 def describe(evidence: Evidence) -> str:

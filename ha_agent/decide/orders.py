@@ -69,7 +69,7 @@ def _maintenance_on(turn: Turn, event: Operator) -> None:
 
 
 def _maintenance_off(turn: Turn, event: Operator) -> None:
-    turn.put_host(event.host, maintenance="")
+    turn.put_host(event.host, maintenance="", contradiction="")
     turn.log(f"{event.host} is no longer in maintenance, by {event.actor}")
 
 
@@ -87,6 +87,7 @@ def _fence(turn: Turn, event: Operator) -> None:
         raise UsageError(
             f"{event.host} was fenced and settled in incident {incident.id}", f"see: ha-agent explain {event.host}"
         )
+    turn.put_host(event.host, contradiction="")
     recovery = turn.host_policy(event.host).recovery
     plan = RECOVER if recovery.mode is Mode.AUTO else FENCE_AND_TELL
     reason = f"fence ordered by {event.actor}" + (f": {event.reason}" if event.reason else "")

@@ -27,10 +27,10 @@ def run(tmp_path: Path, source: str, *arguments: str, **environ: str) -> subproc
     (tmp_path / "test_sample.py").write_text(source, encoding="utf-8")
     kept = {k: v for k, v in os.environ.items() if k not in {"CI", "HA_AGENT_NOT_RUN", "HA_AGENT_NO_ROOT"}}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", str(REPO / "pyproject.toml"), "--rootdir", str(tmp_path),
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "xdist.plugin", "-c", str(REPO / "pyproject.toml"), "--rootdir", str(tmp_path),
          *arguments, str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=60, cwd=REPO,
-        env={**kept, "PYTHONPATH": str(REPO), "HA_AGENT_NO_ROOT": "1", **environ},
+        env={**kept, "PYTHONPATH": str(REPO), "HA_AGENT_NO_ROOT": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environ},
     )  # fmt: skip
 
 

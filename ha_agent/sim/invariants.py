@@ -268,6 +268,8 @@ class Judge:
         self.told.append((self.world.now, note))
         data = note.payload.get("ha_agent_object.data")
         host = str(data.get("host", "")) if isinstance(data, dict) else ""
+        if note.event_type == "server.evacuate.start":
+            self._evacuated.add(host)  # journalled, so told: S2b counts from the intent
         if host not in self._deaths:
             return
         alarm_s, evidence_s = host_bounds(self.world.policy.hosts[host])

@@ -1,0 +1,152 @@
+"""Scenarios: a small script of what happens when, replayed in virtual time; its log is compared with the expected one.
+
+hosts: 4                       # h1 … h4; or a list of names
+domains: 2                     # racks, dealt out in turn
+servers:                       # per host; without it two protected ones each
+  - {host: h1, name: web1}     # also: tags, volume, stopped
+policy: {storm: {max_share: 0.5}, recovery: {mode: notify}, fencing: {}, detection: {}}
+armed: true
+at:                            # seconds -> one action, or a list of them
+  30: kill h2
+  95.5: [order arm, heal h1 h3]
+until: 300
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from ha_agent.errors import StoreFull, UsageError
+from ha_agent.model import Order
+from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Recovery, Storm
+from ha_agent.sim.simulation import PROTECTED, Simulation
+from ha_agent.sim.world import DeviceFault
+from ha_agent.store.memory import Moment
+
+KEYS = frozenset({"hosts", "domains", "servers", "policy", "armed", "controllers", "at", "until"})
+Act = Callable[[Simulation, Sequence[str]], object]
+
+ACTIONS: Mapping[str, Act] = {
+    "kill": lambda s, a: s.world.power_off(a[0]),
+    "power_on": lambda s, a: s.world.power_on(a[0], "somebody switches it on"),
+    "reboot": lambda s, a: s.world.reboot(a[0]),
+    "freeze": lambda s, a: s.world.freeze(a[0]),
+    "thaw": lambda s, a: s.world.thaw(a[0]),
+    "hang": lambda s, a: s.world.hang(a[0]),
+    "unhang": lambda s, a: s.world.unhang(a[0]),
+    "isolate": lambda s, a: s.world.isolate(a[0], [p.name for p in s.processes]),
+    "join": lambda s, a: s.world.join(a[0]),
+    "cut": lambda s, a: s.world.cut(a[0], a[1]),
+    "heal": lambda s, a: s.world.heal(a[0], a[1]),
+    "agent_crash": lambda s, a: s.world.agent(a[0], up=False),
+    "agent_start": lambda s, a: s.world.agent(a[0], up=True),
+    "device": lambda s, a: s.world.fault(a[0], DeviceFault(a[1]), *a[2:]),
+    "nova_down": lambda s, a: setattr(s.world, "nova_down", True),
+    "nova_up": lambda s, a: setattr(s.world, "nova_down", False),
+    "spawn_fails": lambda s, a: setattr(s.world.nova.hosts[a[0]], "spawn_fails", "the hypervisor is out of sorts"),
+    "spawn_works": lambda s, a: setattr(s.world.nova.hosts[a[0]], "spawn_fails", ""),
+    "disable": lambda s, a: _disable(s, a, True),
+    "enable": lambda s, a: _disable(s, a, False),
+    "slow_evacuations": lambda s, a: setattr(s.world.nova, "_evacuation_s", (float(a[0]), float(a[0]))),
+    "migrate": lambda s, a: s.world.nova.live_migrate(_server(s, a[0]), a[1], float(a[2])),
+    "reset_state": lambda s, a: s.world.nova.reset_state(_server(s, a[0]), a[1]),
+    "store_full": lambda s, a: s.store.fail_next(StoreFull("the disk is full"), int(a[0])),
+    "crash": lambda s, a: s.processes[0].crash(float(a[0]) if a else None),
+    "crash_at_commit": lambda s, a: s.processes[0].crash_at.add((Moment(a[0]), s.store.commits + int(a[1]))),
+    "pause": lambda s, a: s.processes[0].pause(),
+    "resume": lambda s, a: s.processes[0].resume(),
+    "order": lambda s, a: s.order(Order(a[0]), a[1] if len(a) > 1 else "", " ".join(a[2:])),
+}
+
+
+def _disable(sim: Simulation, hosts: Sequence[str], value: bool) -> None:
+    for host in hosts:
+        sim.world.nova.hosts[host].disabled = value
+
+
+def _server(sim: Simulation, name: str) -> str:
+    return next(s.id for s in sim.world.nova.servers.values() if s.name == name)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The script. Raises UsageError, naming the field, where it is wrong."""
+    script = yaml.safe_load(path.read_text())
+    if not isinstance(script, dict):
+        raise UsageError(f"{path}: a script is a mapping with {', '.join(sorted(KEYS))}")
+    unknown = set(script) - KEYS
+    if unknown:
+        raise UsageError(
+            f"{path}: unknown: {', '.join(sorted(map(str, unknown)))}; known are {', '.join(sorted(KEYS))}"
+        )
+    if "until" not in script:
+        raise UsageError(f"{path}: until is missing; add the second at which it ends")
+    for at, actions in (script.get("at") or {}).items():
+        for line in _lines(actions):
+            if line.split()[0] not in ACTIONS:
+                raise UsageError(f"{path}: at {at}: no action {line.split()[0]!r}; known are {', '.join(ACTIONS)}")
+    return script
+
+
+def replay(script: Mapping[str, Any]) -> tuple[list[str], Simulation]:
+    """The log of a script, ending with where every server is, and the world at its end."""
+    lines: list[str] = []
+    sim = Simulation("scenario", policy_of(script), controllers=script.get("controllers", 1), log=lines.append)
+    servers = script.get("servers")
+    if servers is None:
+        servers = [{"host": h} for h in sim.policy.hosts for _ in range(2)]
+    for n, row in enumerate(servers, 1):
+        fields = {"name": f"vm{n}", "tags": (PROTECTED,), **row}
+        sim.world.nova.add_server(fields.pop("host"), **fields)
+    timeline = sorted((float(at), actions) for at, actions in (script.get("at") or {}).items())
+    early = [row for row in timeline if row[0] <= 0]
+    for _, actions in early:
+        _act(sim, actions)
+    sim.start(armed=bool(script.get("armed", True)))
+    for at, actions in timeline[len(early) :]:
+        sim.run_to(at)
+        _act(sim, actions)
+    sim.run_to(float(script["until"]))
+    for incident in sim.open():
+        lines.append(f"open: {incident.host} at {incident.step}: {incident.blocked or incident.waiting}")
+    nova = sim.world.nova
+    for row in nova.servers.values():
+        runs = ", ".join(sorted(nova.runs.get(row.id, ()))) or "nowhere"
+        lines.append(f"end: {row.name} is {row.status}, Nova says on {row.host}, runs on {runs}")
+    return lines, sim
+
+
+def policy_of(script: Mapping[str, Any]) -> Policy:
+    """The script's policy: the defaults, and what it says otherwise."""
+    names = script.get("hosts", 4)
+    if isinstance(names, int):
+        names = [f"h{n}" for n in range(1, names + 1)]
+    racks = script.get("domains", 2)
+    given = script.get("policy") or {}
+    recovery = {"settle_after_s": 300.0, "api_max_s": 10.0, **given.get("recovery", {})}
+    detection = msgspec.convert(given.get("detection", {}), Detection)
+    hosts = {
+        name: HostPolicy(
+            name=name,
+            domain=f"rack{i % racks + 1}",
+            detection=detection,
+            fencing=msgspec.convert(given.get("fencing", {}), Fencing),
+            recovery=msgspec.convert(recovery, Recovery),
+        )
+        for i, name in enumerate(names)
+    }
+    return Policy(hosts=hosts, detection=detection, storm=msgspec.convert(given.get("storm", {}), Storm))
+
+
+def _act(sim: Simulation, actions: object) -> None:
+    for line in _lines(actions):
+        words = line.split()
+        ACTIONS[words[0]](sim, words[1:])
+
+
+def _lines(actions: object) -> list[str]:
+    return [str(a) for a in actions] if isinstance(actions, list) else [str(actions)]

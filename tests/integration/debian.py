@@ -19,7 +19,6 @@ from pathlib import Path
 
 PACKAGES = {
     "openipmi": "ipmi_sim, an IPMI BMC that is not ours",
-    "ipmitool": "an IPMI client that is not ours",
     "rabbitmq-server": "the broker that OpenStack uses",
     "systemd": "systemd-analyze, which judges our units",
 }

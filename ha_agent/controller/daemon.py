@@ -143,8 +143,9 @@ class Controller:
             self._outbox.wake(self.engine.told - self._told)
         self._told = self.engine.told
         self._publish()
-        claim = (self.store.store_id, self.engine.epoch) if self.engine.leading else None
-        if claim is not None and claim != self._claim:
+        # epoch 0 claims nothing: a standby only wants to hear of foreign stores
+        claim = (self.store.store_id, self.engine.epoch if self.engine.leading else 0)
+        if claim != self._claim:
             self._claim = claim
             set_claim = getattr(self.monitor, "set_claim", None)
             if set_claim is not None:

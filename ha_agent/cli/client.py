@@ -1,0 +1,134 @@
+"""Talks to the controller over its Unix socket: plain http.client, one request a connection, everything bounded."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from ha_agent.api.facade import EventLine
+from ha_agent.api.views import HostDetail, HostRow, IncidentRow, Status
+from ha_agent.errors import HaAgentError, UsageError
+from ha_agent.model import Incident, Order, ServerProgress
+
+T = TypeVar("T")
+TIMEOUT_S = 10.0
+NOVA_TIMEOUT_S = 90.0  # a dry run asks Nova
+ANSWER_MAX = 256 * 1024 * 1024
+BAD_REQUEST = 400
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _Failure(msgspec.Struct):
+    error: str = "no reason was given"
+    hint: str = ""
+
+
+class _Said(msgspec.Struct):
+    text: str
+
+
+class Client:
+    """The controller behind a socket. Every method raises UsageError for what it refuses, HaAgentError for what fails."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def status(self) -> Status:
+        """The whole in one page."""
+        return self._get("/v1/status", Status)
+
+    def hosts(self) -> list[HostRow]:
+        """Every host."""
+        return self._get("/v1/hosts", list[HostRow])
+
+    def host(self, name: str) -> HostDetail:
+        """One host with its incidents."""
+        return self._get(f"/v1/hosts/{quote(name, safe='')}", HostDetail)
+
+    def incidents(self, host: str = "", phase: str = "") -> list[IncidentRow]:
+        """Incidents, newest first."""
+        return self._get("/v1/incidents?" + urlencode({"host": host, "phase": phase}), list[IncidentRow])
+
+    def incident(self, incident_id: str) -> Incident:
+        """One incident."""
+        return self._get(f"/v1/incidents/{quote(incident_id, safe='')}", Incident)
+
+    def events(self, after: int = 0, limit: int = 100) -> list[EventLine]:
+        """Recent lines."""
+        return self._get(f"/v1/events?after={after}&limit={limit}", list[EventLine])
+
+    def dry_run(self, host: str) -> list[ServerProgress]:
+        """What an evacuation would do."""
+        path = f"/v1/hosts/{quote(host, safe='')}/dry-run"
+        return self._get(path, list[ServerProgress], NOVA_TIMEOUT_S)
+
+    def order(self, order: Order, host: str = "", incident: str = "", reason: str = "") -> str:
+        """Gives an order; returns the controller's sentence."""
+        body = {"order": str(order), "host": host, "incident": incident, "reason": reason}
+        return self._decode(self._request("POST", "/v1/orders", TIMEOUT_S, msgspec.json.encode(body)), _Said).text
+
+    def _get(self, path: str, kind: type[T], timeout_s: float = TIMEOUT_S) -> T:
+        return self._decode(self._request("GET", path, timeout_s), kind)
+
+    def _decode(self, body: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.DecodeError as error:
+            raise HaAgentError(
+                f"the controller's answer is not understood: {error}", "is it of another version than this command?"
+            ) from None
+
+    def _request(self, method: str, path: str, timeout_s: float, body: bytes | None = None) -> bytes:
+        connection = _Connection(self._path, timeout_s)
+        headers: dict[str, Any] = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            answer = response.read(ANSWER_MAX)
+        except FileNotFoundError:
+            raise _unreachable(self._path, "there is no such socket") from None
+        except ConnectionRefusedError:
+            raise _unreachable(self._path, "nobody listens") from None
+        except PermissionError:
+            raise UsageError(
+                f"you may not talk to the controller at {self._path}", "join its group (ha-agent), or use sudo"
+            ) from None
+        except TimeoutError:
+            text = f"the controller at {self._path} did not answer within {timeout_s:g} s"
+            late = "; the order may still have been carried out, look with: ha-agent status" if body else ""
+            raise HaAgentError(text + late, "is it overloaded? see its log") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise HaAgentError(f"talking to the controller at {self._path} failed: {error}", "see its log") from None
+        finally:
+            connection.close()
+        if response.status >= BAD_REQUEST:
+            try:
+                failure = msgspec.json.decode(answer, type=_Failure)
+            except msgspec.DecodeError:
+                failure = _Failure(error=f"the controller answered {response.status}")
+            refused = response.status < 500  # 4xx: ours; 5xx: its
+            raise (UsageError if refused else HaAgentError)(failure.error, failure.hint)
+        return answer
+
+
+def _unreachable(path: str, reason: str) -> HaAgentError:
+    return HaAgentError(
+        f"no controller at {path}: {reason}",
+        "is it running? systemctl status ha-agent-controller; another socket: --socket or HA_AGENT_SOCKET",
+    )

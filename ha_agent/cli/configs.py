@@ -1,0 +1,91 @@
+"""config check and config show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ha_agent.cli.common import JsonOption, print_json, say
+from ha_agent.errors import ConfigError
+
+group = typer.Typer(help="Look at a configuration before it is used.", no_args_is_help=True, rich_markup_mode=None)
+PathArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A controller's configuration.")]
+FilesOption = Annotated[
+    bool, typer.Option("--files/--no-files", help="Whether files with secrets must be there and readable.")
+]
+DEFAULT = Path("/etc/ha-agent/controller.yaml")
+
+
+@group.command("check")
+def check(file: PathArgument = DEFAULT, files: FilesOption = True, json: JsonOption = False) -> None:
+    """Name every problem at once; print how long silence lasts until an alarm, and until evidence."""
+    from ha_agent.bounds import bounds
+    from ha_agent.config import load
+
+    try:
+        loaded = load(file, check_files=files)
+    except ConfigError as error:
+        if not json:
+            say(f"{file} cannot be used: {len(error.problems)} problem{'s' if len(error.problems) > 1 else ''}")
+            raise
+        keys = ("field", "problem", "fix")
+        print_json({"ok": False, "problems": [dict(zip(keys, each, strict=True)) for each in error.problems]})
+        raise typer.Exit(error.exit_code) from None
+    alarm, evidence = bounds(loaded.policy)
+    if json:
+        print_json(
+            {
+                "ok": True,
+                "hosts": len(loaded.hosts),
+                "warnings": loaded.warnings,
+                "silence_to_alarm_s": alarm,
+                "silence_to_evidence_s": evidence,
+            }
+        )
+        return
+    say(f"{file} is good: {len(loaded.hosts)} hosts")
+    for warning in loaded.warnings:
+        say(f"  note: {warning}")
+    say(f"  silence to alarm: at most {alarm:g} s")
+    for level, seconds in enumerate(evidence, start=1):
+        say(f"  silence to evidence when fencing level {level} works: at most {seconds:g} s")
+    if not evidence:
+        say("  silence to evidence: no fencing level; a person confirms")
+
+
+@group.command("show")
+def show(
+    file: PathArgument = DEFAULT,
+    host: Annotated[str, typer.Option("--host", help="Only what holds for this host.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Show what holds, with defaults, presets, templates and overrides worked out. Secrets are not shown."""
+    import msgspec
+
+    from ha_agent.config import load, without_secrets
+    from ha_agent.errors import UsageError
+
+    loaded = load(file, check_files=False)
+    data: dict[str, Any] = msgspec.to_builtins(loaded)
+    data["bus"]["url"] = without_secrets(loaded.bus.url)
+    if host:
+        if host not in loaded.hosts:
+            raise UsageError(f"{host} is not in the inventory", f"see: ha-agent config show {file}")
+        data = {
+            "place": data["hosts"][host],
+            "policy": data["policy"]["hosts"][host],
+            "levels": data["levels"][host],
+        }
+    if json:
+        print_json(data)
+        return
+    import yaml
+
+    print(yaml.safe_dump(data, sort_keys=False, allow_unicode=False, width=120), end="")
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.add_typer(group, name="config")

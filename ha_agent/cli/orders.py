@@ -1,0 +1,137 @@
+"""Orders: all that changes something. Each is journalled with who gave it before its answer comes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ha_agent.cli.common import (
+    SOCKET,
+    HostArgument,
+    JsonOption,
+    ReasonOption,
+    SocketOption,
+    YesOption,
+    client,
+    confirm,
+    print_json,
+    say,
+)
+from ha_agent.errors import UsageError
+from ha_agent.model import Kind, Order, Phase
+
+maintenance = typer.Typer(
+    help="Planned work: nothing is done about a host in maintenance.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def arm(socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False) -> None:
+    """Allow destructive commands. The first start is disarmed; arming lasts over restarts."""
+    _order(socket, json, Order.ARM, reason=reason)
+
+
+def disarm(socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False) -> None:
+    """Allow no destructive command until `arm`; running fences are cancelled."""
+    _order(socket, json, Order.DISARM, reason=reason)
+
+
+def pause(socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False) -> None:
+    """Hold everything destructive for a while, e.g. during work on the network."""
+    _order(socket, json, Order.PAUSE, reason=reason)
+
+
+def unpause(socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False) -> None:
+    """End a pause."""
+    _order(socket, json, Order.UNPAUSE, reason=reason)
+
+
+@maintenance.command("on")
+def maintenance_on(
+    host: HostArgument, socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False
+) -> None:
+    """Begin planned work on a host."""
+    _order(socket, json, Order.MAINTENANCE_ON, host=host, reason=reason)
+
+
+@maintenance.command("off")
+def maintenance_off(
+    host: HostArgument, socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False
+) -> None:
+    """End planned work on a host."""
+    _order(socket, json, Order.MAINTENANCE_OFF, host=host, reason=reason)
+
+
+def fence(
+    host: HostArgument,
+    socket: SocketOption = SOCKET,
+    reason: ReasonOption = "",
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Power a host off now, whatever the witnesses say, and recover its servers as its policy says."""
+    view = client(socket).host(host).row.view
+    confirm(f"{host} is {view.verdict} ({view.reason}). Power it off?", yes=yes)
+    _order(socket, json, Order.FENCE, host=host, reason=reason)
+
+
+def confirm_fenced(
+    host: HostArgument,
+    incident: Annotated[str, typer.Option("--incident", help="Id; default: the open one that is shown now.")] = "",
+    socket: SocketOption = SOCKET,
+    reason: ReasonOption = "",
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Declare that a host is off, because you made sure of it. If it is not, its servers run twice and lose data."""
+    if not incident:
+        # Bound to what the operator sees now: a later incident of the host needs a confirmation of its own.
+        detail = client(socket).host(host)
+        found = next((i for i in detail.incidents if i.phase is Phase.OPEN and i.kind is Kind.HOST), None)
+        if found is None:
+            raise UsageError(f"{host} has no open incident", "see: ha-agent incidents")
+        incident = found.id
+    confirm(f"Have you made sure that {host} is powered off? If it runs, its servers will run twice.", yes=yes)
+    _order(socket, json, Order.CONFIRM_FENCED, host=host, incident=incident, reason=reason)
+
+
+def release(
+    host: HostArgument,
+    incident: Annotated[str, typer.Option("--incident", help="Id; default: the open one.")] = "",
+    socket: SocketOption = SOCKET,
+    reason: ReasonOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Stop retrying: servers that could not be moved stay, and the host may come back."""
+    _order(socket, json, Order.RELEASE, host=host, incident=incident, reason=reason)
+
+
+def ack(
+    host: HostArgument, socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False
+) -> None:
+    """Say that you have seen a host's incident."""
+    _order(socket, json, Order.ACK, host=host, reason=reason)
+
+
+def _order(socket: str, json: bool, order: Order, *, host: str = "", incident: str = "", reason: str = "") -> None:
+    text = client(socket).order(order, host=host, incident=incident, reason=reason)
+    if json:
+        print_json({"order": order, "host": host, "incident": incident, "text": text})
+    else:
+        say(text)
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for name, command in {
+        "arm": arm,
+        "disarm": disarm,
+        "pause": pause,
+        "unpause": unpause,
+        "fence": fence,
+        "confirm-fenced": confirm_fenced,
+        "release": release,
+        "ack": ack,
+    }.items():
+        app.command(name)(command)
+    app.add_typer(maintenance, name="maintenance")

@@ -1,0 +1,85 @@
+"""Puts a remote together from its configuration, and runs it until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from ha_agent import sdnotify
+from ha_agent.config import RemoteLoaded
+from ha_agent.errors import UsageError
+from ha_agent.heartbeat.remote import Remote, RemoteConfig
+from ha_agent.heartbeat.sources import FileGuests, FileHealth, HealthSource, NoGuests, ProcessHealth
+from ha_agent.ports import GuestSource
+from ha_agent.system import SystemClock
+
+STATUS_S = 1.0
+
+
+def compose(loaded: RemoteLoaded) -> Remote:
+    """The remote that the configuration describes; nothing runs yet."""
+    health: HealthSource
+    if loaded.health_file:
+        health = FileHealth(Path(loaded.health_file))
+    else:
+        health = ProcessHealth(loaded.nova_compute_units, loaded.libvirt_units)
+    guests: GuestSource = FileGuests(Path(loaded.guests_file)) if loaded.guests_file else NoGuests()
+    config = RemoteConfig(
+        pki=Path(loaded.pki_directory),
+        state_directory=Path(loaded.state_directory),
+        control_socket=Path(loaded.socket),
+        listen=loaded.listen,
+        port=loaded.port,
+        machine_file=Path(loaded.machine_file) if loaded.machine_file else None,
+    )
+    return Remote(config, SystemClock(), health, guests)
+
+
+def run(loaded: RemoteLoaded) -> int:
+    """Runs it. Raises UsageError where it cannot start."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    asyncio.run(_main(loaded))
+    return 0
+
+
+async def _main(loaded: RemoteLoaded) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    remote = compose(loaded)
+    await remote.start()
+    try:
+        if loaded.name and remote.name != loaded.name:
+            raise UsageError(
+                f"the certificate is of {remote.name}, the configuration says {loaded.name}",
+                "issue the right one, or set `name` to null",
+            )
+        sdnotify.notify("READY=1")
+        await _report(remote, stop)
+    finally:
+        sdnotify.notify("STOPPING=1")
+        await remote.stop()
+
+
+async def _report(remote: Remote, stop: asyncio.Event) -> None:
+    """systemd: STATUS when it changed, WATCHDOG while this loop turns; until `stop`."""
+    watchdog = sdnotify.watchdog_interval_s()
+    pause = min(STATUS_S, watchdog or STATUS_S)
+    last = ""
+    while not stop.is_set():
+        status = remote.status()
+        gate = "open" if status.gate_open else "closed"
+        text = f"{status.name}: {len(status.controllers)} controllers connected, gate {gate}"
+        if text != last:
+            sdnotify.notify(f"STATUS={text}")
+            last = text
+        if watchdog is not None:
+            sdnotify.notify("WATCHDOG=1")
+        try:
+            await asyncio.wait_for(stop.wait(), pause)
+        except TimeoutError:
+            pass

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ha_agent.errors import StoreFull
 from ha_agent.model import Order
+from ha_agent.ports import Reported
 from ha_agent.sim.nova_state import NovaError
 from ha_agent.sim.simulation import Simulation
 from ha_agent.sim.world import NOVA, DeviceFault
@@ -177,6 +178,41 @@ def disarm(sim: Simulation, chance: random.Random) -> None:
     sim.order(Order.DISARM)
 
 
+def lying(sim: Simulation, chance: random.Random) -> None:
+    """A device reads off, whatever the host does: the documented limit. What follows must still end."""
+    host = _host(sim, chance)
+    sim.world.fault(host, DeviceFault.LYING)
+    _later(sim, chance, 30, 200, lambda: sim.world.fault(host, DeviceFault.NONE))
+
+
+def false_report(sim: Simulation, chance: random.Random) -> None:
+    """Another monitor cries wolf."""
+    host = _host(sim, chance)
+    sim.world.log(f"a monitor says that {host} failed")
+    for process in sim.processes:
+        process.told(Reported(host=host, at=sim.world.now, source="monitor", text="it failed"))
+
+
+def deleted(sim: Simulation, chance: random.Random) -> None:
+    """An owner deletes a server."""
+    servers = sorted(sim.world.nova.servers.values(), key=lambda s: s.name)
+    if servers:
+        server = chance.choice(servers)
+        sim.world.log(f"{server.name} is deleted by its owner")
+        sim.world.nova.delete(server.id)
+
+
+def fence_order(sim: Simulation, chance: random.Random) -> None:
+    """A person wants a host off, whatever we believe."""
+    sim.order(Order.FENCE, _host(sim, chance), "I know better")
+
+
+def paused(sim: Simulation, chance: random.Random) -> None:
+    """A person wants nothing to be touched for a while."""
+    sim.order(Order.PAUSE, reason="network work")
+    _later(sim, chance, 10, 100, lambda: sim.order(Order.UNPAUSE))
+
+
 TABLE: tuple[tuple[int, Fault], ...] = (
     (12, power),
     (3, supply),
@@ -201,6 +237,11 @@ TABLE: tuple[tuple[int, Fault], ...] = (
     (3, live_migration),
     (1, maintenance),
     (1, disarm),
+    (1, lying),
+    (1, false_report),
+    (1, deleted),
+    (1, fence_order),
+    (1, paused),
 )
 
 

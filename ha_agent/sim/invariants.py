@@ -49,7 +49,7 @@ class Judge:
         self._lost: dict[str, float] = {}  # server -> when the answer to its evacuation was found lost
         self._lease: tuple[int, int] = (0, 0)
         self._lease_at = 0.0
-        self._deaths: dict[str, tuple[float, float]] = {}
+        self._deaths: dict[str, float] = {}
         store.on_commit(self._committed)
 
     def broken(self, rule: str, text: str) -> None:
@@ -85,6 +85,8 @@ class Judge:
         """Once per heartbeat interval: who can hear the host, and since when."""
         world, now = self.world, self.world.now
         host = world.hosts[name]
+        if host.powered:
+            self._deaths.pop(name, None)
         for c in controllers:
             key = (c.name, name)
             if c.engine is not None and not c.paused and host.speaks and world.reach(c.name, name):
@@ -255,7 +257,7 @@ class Judge:
 
     def died(self, host: str) -> None:
         """A host died a death that nothing hides: armed, alone, with a device that works. L1 holds for it."""
-        self._deaths[host] = (self.world.now, self.world.now)
+        self._deaths[host] = self.world.now
 
     def _committed(self, moment: Moment, number: int, writes: Sequence[Put | Delete]) -> None:
         if moment is not Moment.AFTER:
@@ -270,10 +272,13 @@ class Judge:
         host = str(data.get("host", "")) if isinstance(data, dict) else ""
         if note.event_type == "server.evacuate.start":
             self._evacuated.add(host)  # journalled, so told: S2b counts from the intent
+        if note.event_type == "incident.closed":
+            self._ordered.discard(host)
+            self._evacuated.discard(host)
         if host not in self._deaths:
             return
         alarm_s, evidence_s = host_bounds(self.world.policy.hosts[host])
-        silent = self.world.now - self._deaths[host][0]
+        silent = self.world.now - self._deaths[host]
         if note.event_type == "incident.opened" and silent > alarm_s:
             self.broken("L1", f"{host}: {silent:.1f} s from silence to alarm, the bound is {alarm_s:.1f} s")
         if note.event_type == "host.fence.end":
@@ -285,6 +290,6 @@ class Judge:
 
     def late(self) -> None:
         """At the end: deaths that nobody noticed."""
-        for host, (at, _) in self._deaths.items():
+        for host, at in self._deaths.items():
             if self.world.now - at > 120.0:
                 self.broken("L1", f"{host} died and was never proven off")

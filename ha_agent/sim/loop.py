@@ -232,6 +232,10 @@ class Process:
                 host, lambda: Disconnected(host=host, at=self.world.now, answered=answered, error=error)
             )
 
+    def told(self, observation: AnyObservation) -> None:
+        """Something that another monitor saw."""
+        self._observe(self.engine, observation)
+
     def _heartbeat(self, host: str) -> Heartbeat:
         row = self.world.hosts[host]
         row.seq += 1

@@ -75,7 +75,7 @@ class Requests:
                 return Survey(servers=self._servers(command.hosts))
             case CommandKind.EVACUATE:
                 self._look_first(server, host, command.judged)
-                nova.evacuate(server)
+                nova.evacuate(server, self._world.microversion)
             case CommandKind.START:
                 nova.start(server)
             case CommandKind.STOP:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from ha_agent.controller.engine import Engine
-from ha_agent.model import Incident, Order, Phase, ServerStage, Step
+from ha_agent.model import Incident, Mode, Order, Phase, ServerStage, Step
 from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Recovery, Storm
 from ha_agent.sim import faults
 from ha_agent.sim.loop import MakeEngine
@@ -33,11 +33,17 @@ def policy_of(chance: random.Random) -> Policy:
         levels=levels, attempt_s=chance.choice((10.0, 20.0)), evidence_max_age_s=chance.choice((15.0, 30.0))
     )
     recovery = Recovery(settle_after_s=300.0, api_max_s=10.0, window_min=chance.choice((1, 2, 4)))
+    told = Recovery(mode=Mode.NOTIFY, fence=chance.random() < 0.5, settle_after_s=300.0, api_max_s=10.0)
     names = [f"h{n}" for n in range(1, count + 1)]
+    notified = set(names[:1]) if chance.random() < 0.2 else set()
     return Policy(
         hosts={
             name: HostPolicy(
-                name=name, domain=f"rack{i % racks}", detection=detection, fencing=fencing, recovery=recovery
+                name=name,
+                domain=f"rack{i % racks}",
+                detection=detection,
+                fencing=fencing,
+                recovery=told if name in notified else recovery,
             )
             for i, name in enumerate(names)
         },
@@ -70,6 +76,7 @@ class Life:
         self.sim = Simulation(
             seed, policy_of(chance), controllers=2 if chance.random() < 0.3 else 1, make=make, log=log
         )
+        self.sim.world.microversion = chance.choice(((2, 94), (2, 95)))
         populate(self.sim, stream(seed, "servers"))
         self._chance = stream(seed, "faults")
         self._wanted = {s.id for s in self.sim.world.nova.servers.values() if s.vm_state == "active"}
@@ -89,8 +96,14 @@ class Life:
 
     def _episode(self) -> None:
         sim, world = self.sim, self.sim.world
-        for _ in range(self._chance.choice((1, 1, 2, 2, 3, 4, 6))):
-            faults.pick(self._chance)(sim, self._chance)
+        number = self._chance.choice((1, 1, 2, 2, 3, 4, 6))
+        for _ in range(number):
+            fault = faults.pick(self._chance)
+            fault(sim, self._chance)
+            if number == 1 and fault is faults.power:  # alone: L1 holds for it
+                for host in world.hosts.values():
+                    if not host.powered and self.sim.policy.hosts[host.name].recovery.fence:
+                        sim.judge.died(host.name)
             self._pass(self._chance.choice((0.0, 1.0, 5.0, 15.0, 30.0)) * self._chance.random())
         self._pass(self._chance.uniform(30.0, 300.0))
         faults.mend(sim)
@@ -167,10 +180,13 @@ class Life:
         nova = self.sim.world.nova
         named = {s.id for i in self.incidents.values() for s in i.servers if s.stage in LEFT and s.reason}
         for server in sorted(self._wanted):
-            row = nova.servers[server]
+            row = nova.servers.get(server)
+            if row is None:
+                self._wanted.discard(server)
+                continue
             if nova.runs.get(server):
                 continue
-            if PROTECTED in row.tags and row.volume and server not in named and row.host not in self._planned:
+            if PROTECTED in row.tags and row.volume and server not in named and not self._excused(row.host):
                 self.sim.judge.broken(
                     "LIVE", f"{row.name} on {row.host} is protected and does not run; nobody says why"
                 )
@@ -178,6 +194,10 @@ class Life:
                 row.vm_state, row.task_state = "stopped", None
                 nova.start(server)
         self._planned.clear()
+
+    def _excused(self, host: str) -> bool:
+        """Whether somebody else looks after the servers of the host."""
+        return host in self._planned or self.sim.policy.hosts[host].recovery.mode is Mode.NOTIFY
 
     def summary(self) -> dict[str, Any]:
         """What this life saw."""

@@ -222,7 +222,10 @@ def run(
     violations: list[dict[str, Any]] = []
     for seed in range(first_seed, first_seed + seeds):
         life = Life(seed, make)
-        life.live(days)
+        try:
+            life.live(days)
+        except Exception as error:  # the core must not raise, whatever happens: that too is a finding, with its seed
+            life.sim.judge.broken("ERROR", f"{type(error).__name__}: {error}")
         for key, value in life.summary().items():
             total[key] += value
         replay = f"ha-agent simulate --seeds 1 --first-seed {seed} --days {days:g}"

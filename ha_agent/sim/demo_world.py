@@ -14,7 +14,6 @@ from typing import Any
 import kombu as _kombu
 
 from ha_agent.heartbeat.pki import Pki
-from ha_agent.model import Power
 from ha_agent.notify import wire
 from ha_agent.notify.bus import PRIORITIES
 from ha_agent.ports import Clock
@@ -104,6 +103,8 @@ class World:
 
     def finish(self) -> None:
         """The last look into everything."""
+        if self._clerk is None:
+            return
         self._look()
         books, nova = self.books, self.nova
         for server in nova.servers.values():
@@ -115,10 +116,6 @@ class World:
         books.ruined = list(nova.ruined)
 
     # --- what can happen ---------------------------------------------------------------------------------------------
-
-    def died(self) -> None:
-        """This is the moment of death."""
-        self.books.died_at = self._clock.now()
 
     def cut_power(self, *, bmc_dead: bool = False) -> None:
         """The failed host loses its power; its BMC has its own, if it lives."""
@@ -132,10 +129,6 @@ class World:
         self.farm.fault(self.books.host, None)
         self.farm.set_power(self.books.host, True)
         self.failed.power_on()
-
-    def bmc_power(self) -> Power:
-        """Of the failed host."""
-        return self.farm.power(self.books.host)
 
     # --- inside --------------------------------------------------------------------------------------------------------
 
@@ -160,8 +153,8 @@ class World:
         self, host: str, kind: tuple[str, tuple[str, ...], bool, bool], number: int, chance: random.Random
     ) -> None:
         what, tags, volume, stopped = kind
-        if tags and chance.random() < 0.1:
-            tags, what = (), "scratch"  # so that not every host looks alike
+        if number >= len(self.hosts) and tags and chance.random() < 0.1:
+            tags, what = (), "scratch"  # hosts differ, but each has a server to recover
         name = f"{what}-{number + 1:02d}"
         server = self.nova.add_server(host, name, tags=tags, volume=volume, stopped=stopped)
         self.books.guests[server.id] = Guest(

@@ -264,6 +264,6 @@ class Remote(Section):
     pki: Pki = Pki()
     socket: Word = "/run/ha-agent/remote.sock"
     state_directory: Word = "/var/lib/ha-agent/remote"
-    machine_file: Word | None = None
+    machine_file: Word | None = "/run/ha-agent/machine"
     health: RemoteHealth = RemoteHealth()
     guests: RemoteGuests = RemoteGuests()

@@ -15,8 +15,9 @@ from ha_agent.cli.app import app
 REPO = Path(__file__).parents[2]
 PAGES = [REPO / "README.md", REPO / "CHANGELOG.md", *sorted((REPO / "docs").glob("*.md"))]
 SOURCES = sorted((REPO / "ha_agent").rglob("*.py"))
-# A command stands in `backticks`, after a quote (not of bytes: those are labels of the protocol), or after "see: " and the like.
-TYPED = re.compile(r"(?:^|`|(?<!b)\"|: )ha-agent ([a-z][a-z-]*)((?: (?:--)?[a-zA-Z{][\w{}.-]*)*)", re.MULTILINE)
+LABELS = {"ha-agent probe 1"}  # texts of the wire protocol that only look like a command
+# A command stands in `backticks`, after a quote, or after "see: " and the like.
+TYPED = re.compile(r"(?:^|`|\"|: )ha-agent ([a-z][a-z-]*)((?: (?:--)?[a-zA-Z{][\w{}.-]*)*)", re.MULTILINE)
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 
@@ -28,6 +29,8 @@ def commands(text: str) -> Iterator[list[str]]:
 def typed(path: Path) -> str:
     """The part of a file in which commands stand: all of a source, the code of a page."""
     text = path.read_text("utf-8")
+    for label in LABELS:
+        text = text.replace(f'"{label}"', "")
     return "\n".join(CODE.findall(text)) if path.suffix == ".md" else text
 
 

@@ -269,10 +269,11 @@ class NovaState:
             ):
                 newest[record.server] = record
         for server, record in newest.items():
-            if server in self.domains[host]:
+            local = server in self.domains[host]
+            if local:
                 self.domains[host].discard(server)
                 self._halt(server, host)
-            if server in self.servers:
+            if local or server in self.servers:  # of a deleted server, only what it still has on disk is cleaned up
                 self._set(record, "completed")
         self._after(self._sync_s, lambda: self._sync(host))
         self._unpark(host)

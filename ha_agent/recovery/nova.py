@@ -164,11 +164,17 @@ class NovaCloud:
         record `judged` exists. See nova_look for what a look costs."""
         began = self._now()
         look = self._look(host)
-        look.check(server, judged, self._send_within_s)
-        if self._now() - began > self._send_within_s:
-            raise DriverError("not sent: Nova took too long to say whether the server may be evacuated")
-        look.sending(server)
-        self._action(server, {"evacuate": {}})
+        look.claim(server, judged, self._send_within_s)
+        closed_s = 0.0
+        try:
+            if self._now() - began > self._send_within_s:
+                raise DriverError("not sent: Nova took too long to say whether the server may be evacuated")
+            self._action(server, {"evacuate": {}})
+        except Unanswered:
+            closed_s = self._api_max_s
+            raise
+        finally:
+            look.sent(server, closed_s)
 
     def start(self, server: str) -> None:
         """os-start. Nova answers before it is done."""

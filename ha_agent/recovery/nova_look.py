@@ -42,7 +42,8 @@ class Look:
         self._servers: frozenset[str] = frozenset()
         self._servers_at: float | None = None
         self._landed_before: frozenset[int] = frozenset()  # records that had landed before the servers were read
-        self._sent: dict[str, float] = {}
+        self._sent: dict[str, float] = {}  # when the last evacuate of each ended
+        self._closed_until: dict[str, float] = {}
 
     def saw_servers(self, at: float, rows: Sequence[Server]) -> None:
         """Somebody read the host's servers; `at`: before the request."""
@@ -54,19 +55,14 @@ class Look:
         with self._lock:
             self._keep_evacuations(at, rows)
 
-    def sending(self, server: str) -> None:
-        """An evacuate of the server is about to be sent: what was read before no longer speaks for it."""
-        with self._lock:
-            self._sent[server] = self._now()
-            if len(self._sent) > 10_000:
-                self._sent.pop(next(iter(self._sent)))
-
-    def check(self, server: str, judged: int, wait_s: float) -> None:
-        """Raises DriverError where the server must not be evacuated now. Unfinished records up to the id `judged` do not count: the
-        caller has proof that their destination does not run the server."""
+    def claim(self, server: str, judged: int, wait_s: float) -> None:
+        """Raises DriverError where the server must not be evacuated now; else nobody else may until `sent`. Unfinished records up to
+        the id `judged` do not count: the caller has proof that their destination does not run the server."""
         if not self._lock.acquire(timeout=wait_s):
             raise DriverError("not sent: Nova is too slow to look whether the server may be evacuated")
         try:
+            if self._closed_until.get(server, float("-inf")) > self._now():
+                raise DriverError("not sent: an evacuate of the server is under way, or its answer was lost just now")
             self._refresh(server)
             if self._disagree(server):
                 self._read_both()
@@ -75,8 +71,19 @@ class Look:
             record = next((m for m in self._evacuations if m.server == server and self._under_way(m, judged)), None)
             if record is not None:
                 raise DriverError(f"not sent: evacuation {record.id} of the server is {record.status}")
+            self._closed_until[server] = float("inf")
         finally:
             self._lock.release()
+
+    def sent(self, server: str, closed_s: float = 0.0) -> None:
+        """The claimed evacuate has ended: what was read before no longer speaks for the server. `closed_s`: how long nobody may try
+        again, for Nova may still be working on a request whose answer was lost."""
+        with self._lock:
+            self._sent[server] = self._now()
+            self._closed_until[server] = self._now() + closed_s
+            for kept in (self._sent, self._closed_until):
+                if len(kept) > 10_000:
+                    kept.pop(next(iter(kept)))
 
     def _under_way(self, record: Migration, judged: int) -> bool:
         return record.status not in MIGRATION_ENDED and record.id > judged
@@ -106,11 +113,11 @@ class Look:
         self._keep_servers(at, self._read_servers())
 
     def _keep_servers(self, at: float, rows: Sequence[Server]) -> None:
-        if self._servers_at is None or at > self._servers_at:
+        if self._servers_at is None or at >= self._servers_at:
             self._servers, self._servers_at = frozenset(s.id for s in rows), at
             self._landed_before = self._landed if self._landed_at <= at else frozenset()
 
     def _keep_evacuations(self, at: float, rows: Sequence[Migration]) -> None:
-        if self._evacuations_at is None or at > self._evacuations_at:
+        if self._evacuations_at is None or at >= self._evacuations_at:
             self._evacuations, self._evacuations_at = rows, at
             self._landed, self._landed_at = frozenset(m.id for m in rows if m.status in EVACUATION_LANDED), self._now()

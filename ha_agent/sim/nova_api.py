@@ -84,6 +84,7 @@ class NovaApi:
         if self._thread is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._done.set)
             self._thread.join(10)
+            self._thread = None
 
     def call(self, action: Callable[[], T]) -> T:
         """Runs `action` on the loop, so that another thread may look at the state and change it."""

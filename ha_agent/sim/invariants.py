@@ -12,6 +12,7 @@ import msgspec
 from ha_agent.bounds import host_bounds
 from ha_agent.model import Command, CommandKind, Notification, Operator, Order, Outcome, Status
 from ha_agent.ports import Delete, Put
+from ha_agent.sim.hands import Owner
 from ha_agent.sim.loop import Process
 from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, SimMigration
 from ha_agent.sim.world import BOOT_S, Violation, World
@@ -101,7 +102,7 @@ class Judge:
 
     # --- what is sent ---
 
-    def sending(self, who: Process, command: Command) -> None:
+    def sending(self, who: Owner, command: Command) -> None:
         """A command leaves."""
         now, host, kind = self.world.now, command.host, str(command.kind)
         self.sent.append((now, who.name, command))
@@ -128,7 +129,7 @@ class Judge:
         if alive and command.kind in (CommandKind.FENCE, CommandKind.POWER_ON, CommandKind.CLEAR_FORCE_DOWN):
             self.broken("S4", f"{kind} {host} was sent while an off attempt on it was alive")
 
-    def _fencing(self, who: Process, command: Command) -> None:
+    def _fencing(self, who: Owner, command: Command) -> None:
         now, name = self.world.now, command.host
         host = self.world.hosts[name]
         if name in self._ordered or name in self._evacuated:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from ha_agent.model import Answer, Power
@@ -321,7 +321,6 @@ class Violation:
     rule: str
     at: float
     text: str
-    known: tuple[str, ...] = field(default_factory=tuple)
 
     def __str__(self) -> str:
         return f"{self.rule} at {self.at:.3f}: {self.text}"

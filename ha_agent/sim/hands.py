@@ -1,0 +1,264 @@
+"""The hands of a simulated controller: effects carried out in the world, in virtual time, and their outcomes brought back.
+
+What the daemon's executor does with drivers, threads and processes is done here with the world's own methods. Off attempts are
+worker processes: they die with their controller, and with a CANCEL_FENCE.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+from ha_agent.controller.effects import AnyEffect, AskWitness, Do, ReadBmc, ReadNova
+from ha_agent.controller.engine import Engine
+from ha_agent.errors import DriverError, Unanswered
+from ha_agent.model import (
+    Answer,
+    Command,
+    CommandKind,
+    Finished,
+    Operator,
+    Outcome,
+    Power,
+    Presence,
+    Reading,
+    Status,
+)
+from ha_agent.policy import Policy
+from ha_agent.ports import AnyObservation, NovaSeen, PowerSeen, ProbeAnswered
+from ha_agent.sim.requests import Requests
+from ha_agent.sim.world import Attempt, World
+
+OFF_TAKES_S = 0.2
+LOOK_EVERY_S = 0.5
+
+
+class Owner(Protocol):
+    """The process whose hands these are. `call`: something happens inside it, now or when it goes on."""
+
+    name: str
+    engine: Engine | None
+
+    def call(self, action: Callable[[], None]) -> None: ...
+
+
+class Witnessing(Protocol):
+    """What the judge is told of."""
+
+    def sending(self, who: Owner, command: Command) -> None: ...
+    def switched(self, command: Command, *, on: bool) -> None: ...
+    def before_nova(self, command: Command) -> None: ...
+    def after_nova(self, command: Command, outcome: Outcome, learned_at: float) -> None: ...
+    def gate_opened(self, host: str) -> None: ...
+    def ordered(self, order: Operator) -> None: ...
+
+
+class Hands:
+    """See the module."""
+
+    def __init__(self, owner: Owner, world: World, policy: Policy, judge: Witnessing, latency: random.Random) -> None:
+        self._owner = owner
+        self._world = world
+        self._policy = policy
+        self._judge = judge
+        self._latency = latency
+        self._requests = Requests(world)
+
+    def died(self) -> None:
+        """Its workers die with the process."""
+        for attempt in self._world.attempts:
+            if attempt.controller == self._owner.name:
+                attempt.alive = False
+
+    def carry_out(self, effect: AnyEffect) -> None:
+        match effect:
+            case Do(command=command):
+                self._do(command)
+            case AskWitness():
+                self._ask(effect)
+            case ReadBmc(host=host):
+                self._world.timeline.after(0.3, lambda: self._read_bmc(host))
+            case ReadNova(host=host):
+                self._world.timeline.after(0.2, lambda: self._read_nova(host))
+
+    def _feed(self, outcome: Outcome, delay_s: float = 0.0) -> None:
+        engine = self._owner.engine
+        if engine is None:
+            return
+
+        def arrive() -> None:
+            if self._owner.engine is engine:
+                self._owner.call(lambda: engine.feed(Finished(outcome=outcome)))
+
+        if delay_s:
+            self._world.timeline.after(delay_s, arrive)
+        else:
+            arrive()
+
+    def _ask(self, effect: AskWitness) -> None:
+        engine, world = self._owner.engine, self._world
+
+        def answer() -> None:
+            witness = world.hosts[effect.witness]
+            able = witness.speaks and world.reach(self._owner.name, effect.witness)
+            word = world.probe(effect.witness, effect.target) if able else Answer.FAILED
+            boot = world.hosts[effect.target].boot_id if word is Answer.SIGNED else ""
+            slow = word in (Answer.SILENT, Answer.FAILED)
+            observation = ProbeAnswered(
+                host=effect.target,
+                at=world.now + (effect.deadline_s if slow else 0.0),
+                witness=effect.witness,
+                nonce=effect.nonce,
+                answer=word,
+                boot_id=boot,
+            )
+            if slow:
+                world.timeline.after(effect.deadline_s, lambda: self.observe(engine, observation))
+            else:
+                self.observe(engine, observation)
+
+        world.timeline.after(self._latency.uniform(0.01, 0.1), answer)
+
+    def observe(self, engine: Engine | None, observation: AnyObservation) -> None:
+        if engine is not None and self._owner.engine is engine:
+            self._owner.call(lambda: engine.observe(observation))
+
+    def _read_bmc(self, host: str) -> None:
+        levels = self._policy.hosts[host].fencing.levels
+        if levels and self._owner.engine is not None:
+            readings = tuple(self._reading(host, device) for device in levels[0])
+            self.observe(self._owner.engine, PowerSeen(host=host, at=self._world.now, readings=readings))
+
+    def _read_nova(self, host: str) -> None:
+        service = None if self._world.nova_down else self._requests.service(host)
+        self.observe(self._owner.engine, NovaSeen(host=host, at=self._world.now, service=service))
+
+    def _reading(self, host: str, device: str) -> Reading:
+        power, error = self._world.read(host, device)
+        return Reading(device=device, power=power, at=self._world.now, error=error)
+
+    # --- commands ---
+
+    def _do(self, command: Command) -> None:
+        engine = self._owner.engine
+
+        def begin() -> None:
+            if self._owner.engine is engine:
+                self._owner.call(lambda: self._begin(command))
+
+        self._world.timeline.after(self._latency.uniform(0.005, 0.05), begin)
+
+    def _begin(self, command: Command) -> None:
+        assert self._owner.engine is not None
+        if command.kind is CommandKind.CANCEL_FENCE:
+            self.kill(command.host)
+            self._feed(Outcome(command=command.id, status=Status.OK), 0.05)
+            return
+        if command.kind is CommandKind.POWER_ON:
+            self.kill(command.host)
+        if command.kind is not CommandKind.READ_POWER and command.kind is not CommandKind.CHECK_ABSENT:
+            refusal = self._owner.engine.permit(command)
+            if refusal:
+                self._feed(Outcome(command=command.id, status=Status.FAILED, error=f"not sent: {refusal}"), 0.001)
+                return
+            self._judge.sending(self._owner, command)
+        match command.kind:
+            case CommandKind.FENCE:
+                self._fence(command)
+            case CommandKind.POWER_ON:
+                self._power_on(command)
+            case CommandKind.READ_POWER:
+                readings = tuple(self._reading(command.host, d) for d in self._devices(command))
+                self._feed(Outcome(command=command.id, status=Status.OK, readings=readings), 0.3)
+            case CommandKind.OPEN_GATE:
+                self._world.timeline.after(0.05, lambda: self._open_gate(command))
+            case CommandKind.CHECK_ABSENT:
+                able = self._world.reach(self._owner.name, command.host) and self._world.hosts[command.host].speaks
+                present = self._world.nova.domain_present(command.host, command.subject) if able else None
+                self._feed(
+                    Outcome(command=command.id, status=Status.OK, presence=Presence(present=present)),
+                    0.1 if able else 3.0,
+                )
+            case _:
+                self._ask_nova(command)
+
+    def kill(self, host: str) -> None:
+        for attempt in self._world.attempts:
+            if attempt.host == host and attempt.controller == self._owner.name:
+                attempt.alive = False
+
+    def _devices(self, command: Command) -> tuple[str, ...]:
+        return self._policy.hosts[command.host].fencing.levels[command.level]
+
+    def _fence(self, command: Command) -> None:
+        """Off to every device of the level, then readings until each read off twice."""
+        world, devices = self._world, self._devices(command)
+        attempt = Attempt(command.host, self._owner.name, command.id)
+        world.attempts = [a for a in world.attempts if a.alive] + [attempt]
+        deadline = world.now + self._policy.hosts[command.host].fencing.attempt_s
+        readings: list[Reading] = []
+
+        def off() -> None:
+            if attempt.alive:
+                for device in devices:
+                    self._judge.switched(command, on=False)
+                    world.switch(command.host, device, on=False)
+                world.timeline.after(LOOK_EVERY_S, look)
+
+        def look() -> None:
+            if not attempt.alive:
+                return
+            readings.extend(self._reading(command.host, d) for d in devices)
+            proven = all([r.power for r in readings if r.device == d][-2:] == [Power.OFF, Power.OFF] for d in devices)
+            if proven or world.now + LOOK_EVERY_S >= deadline:
+                attempt.alive = False
+                self._feed(Outcome(command=command.id, status=Status.OK, readings=tuple(readings)))
+            else:
+                world.timeline.after(LOOK_EVERY_S, look)
+
+        world.timeline.after(OFF_TAKES_S, off)
+
+    def _power_on(self, command: Command) -> None:
+        def on() -> None:
+            devices = self._devices(command)
+            for device in devices:
+                self._judge.switched(command, on=True)
+                self._world.switch(command.host, device, on=True)
+            readings = tuple(self._reading(command.host, d) for d in devices)
+            self._feed(Outcome(command=command.id, status=Status.OK, readings=readings), 1.0)
+
+        self._world.timeline.after(OFF_TAKES_S, on)
+
+    def _open_gate(self, command: Command) -> None:
+        host = self._world.hosts[command.host]
+        if not (host.speaks and self._world.reach(self._owner.name, command.host)):
+            self._feed(Outcome(command=command.id, status=Status.FAILED, error="its remote does not answer"), 0.1)
+        elif self._world.open_gate(command.host, command.boot_id):
+            self._judge.gate_opened(command.host)
+            self._feed(Outcome(command=command.id, status=Status.OK), 0.05)
+        else:
+            self._feed(Outcome(command=command.id, status=Status.FAILED, error="it is in another boot"), 0.05)
+
+    def _ask_nova(self, command: Command) -> None:
+        """The request is on its way now: a crash of the controller does not take it back."""
+        to, back = self._latency.uniform(0.02, 0.2), self._latency.uniform(0.02, 0.2)
+        api_max_s = self._policy.hosts[command.host].recovery.api_max_s
+        engine = self._owner.engine
+
+        def arrive() -> None:
+            outcome = Outcome(command=command.id, status=Status.OK)
+            delay = back
+            self._judge.before_nova(command)
+            try:
+                outcome = Outcome(command=command.id, status=Status.OK, survey=self._requests.carry_out(command))
+            except DriverError as error:
+                outcome = Outcome(command=command.id, status=Status.FAILED, error=str(error))
+            except Unanswered as error:
+                outcome = Outcome(command=command.id, status=Status.LOST, error=str(error))
+                delay = min(api_max_s, 5.0)
+            self._judge.after_nova(command, outcome, self._world.now + delay)
+            if self._owner.engine is engine:
+                self._feed(outcome, delay)
+
+        self._world.timeline.after(to, arrive)

@@ -13,6 +13,7 @@ app = typer.Typer(
     name="ha-agent",
     help="Keeps virtual machines running on OpenStack when the hypervisor under them dies.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

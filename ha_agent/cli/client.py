@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import http.client
 import socket
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -11,7 +13,7 @@ import msgspec
 
 from ha_agent.api.facade import EventLine
 from ha_agent.api.views import HostDetail, HostRow, IncidentRow, Status
-from ha_agent.errors import HaAgentError, UsageError
+from ha_agent.errors import HaAgentError, Unanswered, UsageError
 from ha_agent.model import Incident, Order, ServerProgress
 
 T = TypeVar("T")
@@ -59,7 +61,7 @@ class Client:
 
     def host(self, name: str) -> HostDetail:
         """One host with its incidents."""
-        return self._get(f"/v1/hosts/{quote(name, safe='')}", HostDetail)
+        return self._of_host(name, lambda: self._get(f"/v1/hosts/{quote(name, safe='')}", HostDetail))
 
     def incidents(self, host: str = "", phase: str = "") -> list[IncidentRow]:
         """Incidents, newest first."""
@@ -76,12 +78,26 @@ class Client:
     def dry_run(self, host: str) -> list[ServerProgress]:
         """What an evacuation would do."""
         path = f"/v1/hosts/{quote(host, safe='')}/dry-run"
-        return self._get(path, list[ServerProgress], NOVA_TIMEOUT_S)
+        return self._of_host(host, lambda: self._get(path, list[ServerProgress], NOVA_TIMEOUT_S))
 
     def order(self, order: Order, host: str = "", incident: str = "", reason: str = "") -> str:
-        """Gives an order; returns the controller's sentence."""
-        body = {"order": str(order), "host": host, "incident": incident, "reason": reason}
-        return self._decode(self._request("POST", "/v1/orders", TIMEOUT_S, msgspec.json.encode(body)), _Said).text
+        """Gives an order; returns the controller's sentence. Raises Unanswered where it may have been carried out (S9)."""
+        body = msgspec.json.encode({"order": str(order), "host": host, "incident": incident, "reason": reason})
+
+        def give() -> str:
+            return self._decode(self._request("POST", "/v1/orders", TIMEOUT_S, body), _Said).text
+
+        return self._of_host(host, give) if host else give()
+
+    def _of_host(self, name: str, ask: Callable[[], T]) -> T:
+        """Asks about a host. A refusal because there is none of this name tells the nearest names."""
+        try:
+            return ask()
+        except UsageError:
+            names = [row.view.host for row in self.hosts()]
+            if name not in names:
+                raise unknown_host(name, names) from None
+            raise
 
     def _get(self, path: str, kind: type[T], timeout_s: float = TIMEOUT_S) -> T:
         return self._decode(self._request("GET", path, timeout_s), kind)
@@ -98,23 +114,21 @@ class Client:
         connection = _Connection(self._path, timeout_s)
         headers: dict[str, Any] = {"Content-Type": "application/json"} if body is not None else {}
         try:
+            connection.connect()
+        except OSError as error:
+            raise _unreachable(self._path, error) from None
+        try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             answer = response.read(ANSWER_MAX)
-        except FileNotFoundError:
-            raise _unreachable(self._path, "there is no such socket") from None
-        except ConnectionRefusedError:
-            raise _unreachable(self._path, "nobody listens") from None
-        except PermissionError:
-            raise UsageError(
-                f"you may not talk to the controller at {self._path}", "join its group (ha-agent), or use sudo"
-            ) from None
-        except TimeoutError:
-            text = f"the controller at {self._path} did not answer within {timeout_s:g} s"
-            late = "; the order may still have been carried out, look with: ha-agent status" if body else ""
-            raise HaAgentError(text + late, "is it overloaded? see its log") from None
         except (OSError, http.client.HTTPException) as error:
-            raise HaAgentError(f"talking to the controller at {self._path} failed: {error}", "see its log") from None
+            reason = _why(error) or f"nothing within {timeout_s:g} s"
+            if body is not None:
+                raise Unanswered(
+                    f"the controller's answer was lost: {reason}; the order may have been carried out",
+                    "look whether it was: ha-agent status",
+                ) from None
+            raise HaAgentError(f"the controller at {self._path} did not answer: {reason}", "see its log") from None
         finally:
             connection.close()
         if response.status >= BAD_REQUEST:
@@ -127,8 +141,23 @@ class Client:
         return answer
 
 
-def _unreachable(path: str, reason: str) -> HaAgentError:
+def unknown_host(name: str, names: Iterable[str]) -> UsageError:
+    """What to say of a name that no host has."""
+    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
+    hint = f"did you mean {', '.join(near)}?" if near else "see: ha-agent status --all"
+    return UsageError(f"{name!r} is not in the inventory", hint)
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _unreachable(path: str, error: OSError) -> HaAgentError:
+    if isinstance(error, PermissionError):
+        return HaAgentError(
+            f"you may not talk to the controller at {path}", "join the socket's group (ha-agent), or use sudo"
+        )
     return HaAgentError(
-        f"no controller at {path}: {reason}",
+        f"no controller at {path}: {_why(error)}",
         "is it running? systemctl status ha-agent-controller; another socket: --socket or HA_AGENT_SOCKET",
     )

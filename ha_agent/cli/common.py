@@ -1,4 +1,4 @@
-"""What the commands share: options, output, and text from elsewhere made harmless."""
+"""What the commands share: options, questions, JSON, and text from elsewhere made harmless. Tables are in `show`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ha_agent.errors import UsageError
+from ha_agent.errors import HaAgentError, UsageError
 
 if TYPE_CHECKING:
     from ha_agent.cli.client import Client
@@ -33,7 +33,9 @@ def client(socket: str) -> Client:
 
 def clean(text: object) -> str:
     """Text for a terminal. Names of servers are their owners' choice: no control characters get through."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text))
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in str(text)
+    )
 
 
 def print_json(value: Any, *, compact: bool = False) -> None:
@@ -53,14 +55,14 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("nobody is there to be asked; nothing was done", "add --yes")
-    if not typer.confirm(clean(question)):
-        raise UsageError("not confirmed; nothing was done")
+        raise UsageError("nobody is there to be asked; nothing was done", "if you are sure: add --yes")
+    if not typer.confirm(clean(question), err=True):
+        raise HaAgentError("not confirmed; nothing was done")
 
 
 def clock(wall: float) -> str:
     """A wall-clock time of day, local."""
-    return time.strftime("%H:%M:%S", time.localtime(wall))
+    return time.strftime("%H:%M:%S", time.localtime(wall)) if wall else "--:--:--"
 
 
 def day(wall: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -57,8 +58,10 @@ def gate(
             raise UsageError("--reason is for --override", "add --override, or leave it out")
         asyncio.run(gates.wait(socket, say))
         return
+    if not reason.strip() and sys.stdin.isatty():
+        reason = typer.prompt("Servers that were moved run twice if you are wrong. Why do you open it?", err=True)
     if not reason.strip():
-        raise UsageError("an override needs a reason", "add --reason; servers that were moved may run twice if you are wrong")
+        raise UsageError("an override needs a reason: it is audited", "ha-agent remote gate --override --reason TEXT")
     asyncio.run(gates.override(socket, reason))
     say("gate: open for this boot, by override; it is audited")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ from ha_agent.cli.common import (
     ReasonOption,
     SocketOption,
     YesOption,
+    clean,
     client,
     confirm,
     print_json,
@@ -37,7 +40,7 @@ def disarm(socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonO
 
 
 def pause(socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False) -> None:
-    """Hold everything destructive for a while, e.g. during work on the network."""
+    """Hold everything destructive for a while: during work on the network, say."""
     _order(socket, json, Order.PAUSE, reason=reason)
 
 
@@ -70,8 +73,9 @@ def fence(
     json: JsonOption = False,
 ) -> None:
     """Power a host off now, whatever the witnesses say, and recover its servers as its policy says."""
-    view = client(socket).host(host).row.view
-    confirm(f"{host} is {view.verdict} ({view.reason}). Power it off?", yes=yes)
+    if not yes and sys.stdin.isatty():  # a slip of the finger must not cost a host; a script means what it says
+        view = client(socket).host(host).row.view
+        confirm(f"{host} is {view.verdict}" + (f" ({view.reason})" if view.reason else "") + ". Power it off?", yes=yes)
     _order(socket, json, Order.FENCE, host=host, reason=reason)
 
 
@@ -84,14 +88,21 @@ def confirm_fenced(
     json: JsonOption = False,
 ) -> None:
     """Declare that a host is off, because you made sure of it. If it is not, its servers run twice and lose data."""
-    if not incident:
-        # Bound to what the operator sees now: a later incident of the host needs a confirmation of its own.
-        detail = client(socket).host(host)
-        found = next((i for i in detail.incidents if i.phase is Phase.OPEN and i.kind is Kind.HOST), None)
-        if found is None:
-            raise UsageError(f"{host} has no open incident", "see: ha-agent incidents")
-        incident = found.id
-    confirm(f"Have you made sure that {host} is powered off? If it runs, its servers will run twice.", yes=yes)
+    # Bound to what the operator sees now: a later incident of the host needs a confirmation of its own.
+    detail = client(socket).host(host)
+    found = next((i for i in detail.incidents if i.phase is Phase.OPEN and i.kind is Kind.HOST), None)
+    if found is None:
+        raise UsageError(f"{host} has no open incident, so there is nothing to confirm", "see: ha-agent incidents")
+    if incident and incident != found.id:
+        raise UsageError(
+            f"the open incident of {host} is {found.id}, not {incident}; nothing was changed",
+            f"look again: ha-agent explain {host}",
+        )
+    incident = found.id
+    if not yes:
+        typer.echo(clean(f"{host} is believed {found.verdict}: {found.reason}"), err=True)
+        typer.echo(f"The confirmation holds for its open incident {incident} only.", err=True)
+    confirm(f"Have you made sure that {host} is off and stays off? If it runs, its servers run twice.", yes=yes)
     _order(socket, json, Order.CONFIRM_FENCED, host=host, incident=incident, reason=reason)
 
 
@@ -106,9 +117,7 @@ def release(
     _order(socket, json, Order.RELEASE, host=host, incident=incident, reason=reason)
 
 
-def ack(
-    host: HostArgument, socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False
-) -> None:
+def ack(host: HostArgument, socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False) -> None:
     """Say that you have seen a host's incident."""
     _order(socket, json, Order.ACK, host=host, reason=reason)
 
@@ -123,7 +132,7 @@ def _order(socket: str, json: bool, order: Order, *, host: str = "", incident: s
 
 def add(app: typer.Typer) -> None:
     """Adds the commands."""
-    for name, command in {
+    commands: dict[str, Callable[..., None]] = {
         "arm": arm,
         "disarm": disarm,
         "pause": pause,
@@ -132,6 +141,7 @@ def add(app: typer.Typer) -> None:
         "confirm-fenced": confirm_fenced,
         "release": release,
         "ack": ack,
-    }.items():
+    }
+    for name, command in commands.items():
         app.command(name)(command)
     app.add_typer(maintenance, name="maintenance")

@@ -12,7 +12,7 @@ from ha_agent.errors import UsageError
 
 group = typer.Typer(help="A small certificate authority of our own.", no_args_is_help=True, rich_markup_mode=None)
 DirectoryOption = Annotated[Path, typer.Option("--directory", "-d", help="Of the authority; keep it off the hosts.")]
-DEFAULT = Path("ha-agent-pki")
+DEFAULT = Path()
 
 
 @group.command("init")
@@ -30,7 +30,9 @@ def issue(
     role: Annotated[str, typer.Argument(help="host | controller")],
     name: Annotated[str, typer.Argument(help="Host: as its nova-compute service is called. Controller: its `name`.")],
     directory: DirectoryOption = DEFAULT,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where its files go; default below the authority.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where its files go; default below the authority.")
+    ] = None,
 ) -> None:
     """Issues a certificate."""
     from ha_agent.heartbeat import pki

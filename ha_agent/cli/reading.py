@@ -2,125 +2,131 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ha_agent.cli.options import CONTROLLER_SOCKET, Host, Json, Socket
+from ha_agent.cli.common import SOCKET, HostArgument, JsonOption, SocketOption, client, print_json, say
+from ha_agent.errors import UsageError
+from ha_agent.model import ServerStage
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from ha_agent.cli.client import Client
 
 WATCH_S = 2.0
-EVENTS = 1000
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would happen. Nothing else is possible.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.command("status")(status)
-    app.command("explain")(explain)
-    app.command("incidents")(incidents)
-    app.command("evacuate")(evacuate)
+FEW = 40  # so many hosts are listed in any case; of more only those in trouble
+WIDE = 4000
+CLEAR = "\x1b[H\x1b[2J"
 
 
 def status(
-    all_hosts: Annotated[bool, typer.Option("--all", "-a", help="Every host, also in a large cloud.")] = False,
+    every: Annotated[bool, typer.Option("--all", "-a", help="Every host, also in a large cloud.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Again every two seconds, until Ctrl-C.")] = False,
-    socket: Socket = CONTROLLER_SOCKET,
-    json: Json = False,
+    socket: SocketOption = SOCKET,
+    json: JsonOption = False,
 ) -> None:
     """Show who leads, what every host is, and what is being done."""
-    from ha_agent.cli.client import Client
-    from ha_agent.cli.show import terminal
-
-    client = Client(socket)
+    controller = client(socket)
     if not watch:
-        _print_status(client, all_hosts, json)
+        _print_status(controller, every=every, json=json)
         return
     try:
         while True:
-            if terminal() and not json:
-                print("\x1b[H\x1b[2J", end="")
-            _print_status(client, all_hosts, json, compact=True)
+            if sys.stdout.isatty() and not json:
+                print(CLEAR, end="")
+            _print_status(controller, every=every, json=json, compact=True)
             time.sleep(WATCH_S)
     except KeyboardInterrupt:
         return
 
 
-def _print_status(client: Client, all_hosts: bool, json: bool, compact: bool = False) -> None:
-    import msgspec
-
-    from ha_agent.cli import show
-    from ha_agent.cli.status import print_status
-
-    found, hosts = client.status(), client.hosts()
+def _print_status(controller: Client, *, every: bool, json: bool, compact: bool = False) -> None:
+    found = controller.status()
+    # In a small cloud every host is worth a line.
+    hosts = controller.hosts() if every or json or found.hosts <= FEW else []
     if json:
-        document = {"status": msgspec.to_builtins(found), "hosts": msgspec.to_builtins(hosts)}
-        show.print_json(document, compact=compact)
-    else:
-        print_status(found, hosts, every=all_hosts)
+        print_json({"status": found, "hosts": hosts}, compact=compact)
+        return
+    from ha_agent.cli import tables
+
+    _print(tables.status(found, everything=bool(hosts), rows=hosts))
 
 
-def explain(host: Host, socket: Socket = CONTROLLER_SOCKET, json: Json = False) -> None:
+def explain(host: HostArgument, socket: SocketOption = SOCKET, json: JsonOption = False) -> None:
     """Tell the story of a host: what was seen, believed and done, why, and what it waits for."""
-    import msgspec
-
-    from ha_agent.cli import show
-    from ha_agent.cli.client import Client
     from ha_agent.cli.story import story
 
-    client = Client(socket)
-    found = client.host(host)
-    lines = [line for line in client.events(EVENTS) if line.host == host]
+    found = client(socket).host(host)
     if json:
-        show.print_json({**msgspec.to_builtins(found), "events": msgspec.to_builtins(lines)})
+        print_json(found)
         return
-    for part, text in story(found, lines, time.time()):
-        if part:
-            show.heading(part)
-        for line in text:
-            show.line(f"  {line}" if part else line)
+    for text in story(found):
+        say(text)
 
 
 def incidents(
     open_only: Annotated[bool, typer.Option("--open", help="Only those that have work left.")] = False,
-    socket: Socket = CONTROLLER_SOCKET,
-    json: Json = False,
+    socket: SocketOption = SOCKET,
+    json: JsonOption = False,
 ) -> None:
     """List what happened, the newest first."""
-    import msgspec
-
-    from ha_agent.cli import show
-    from ha_agent.cli.client import Client
-    from ha_agent.cli.status import print_incidents
-    from ha_agent.model import Phase
-
-    found = [row for row in Client(socket).incidents() if not open_only or row.phase is Phase.OPEN]
+    found = client(socket).incidents(phase="open" if open_only else "")
     if json:
-        show.print_json(msgspec.to_builtins(found))
+        print_json(found)
+    elif not found:
+        say("no incidents")
     else:
-        print_incidents(found)
+        from ha_agent.cli import tables
+
+        _print(tables.incidents(found))
 
 
-def evacuate(host: Host, dry_run: DryRun = False, socket: Socket = CONTROLLER_SOCKET, json: Json = False) -> None:
-    """Tell what an evacuation of a host would do with each of its servers (--dry-run)."""
-    import msgspec
-
-    from ha_agent.cli import show
-    from ha_agent.cli.client import Client
-    from ha_agent.cli.status import print_plan
-    from ha_agent.errors import UsageError
-
+def evacuate(
+    host: HostArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell, change nothing. There is no other way.")] = False,
+    socket: SocketOption = SOCKET,
+    json: JsonOption = False,
+) -> None:
+    """Tell what an evacuation of a host would do with each of its servers."""
     if not dry_run:
         raise UsageError(
-            "servers are evacuated from a host that is proven off, by the controller, never by hand",
-            f"ha-agent evacuate {host} --dry-run, or, to switch the host off and move them: ha-agent fence {host}",
+            "only the controller evacuates, and only from a host that is proven off",
+            f"look: ha-agent evacuate {host} --dry-run; switch it off and move its servers: ha-agent fence {host}",
         )
-    found = Client(socket).dry_run(host)
+    found = client(socket).dry_run(host)
     if json:
-        show.print_json(msgspec.to_builtins(found))
-    else:
-        print_plan(host, found)
+        print_json(found)
+        return
+    from ha_agent.cli import tables
+
+    stay = sum(each.stage is ServerStage.NOT_MOVED for each in found)
+    say(f"{host}: {len(found) - stay} of {len(found)} servers would be moved, {stay} would stay. Nothing was changed.")
+    if found:
+        _print(tables.servers(found))
+
+
+def _print(page: RenderableType) -> None:
+    """A page: as wide as the terminal, or as wide as it needs to be where no person looks."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console(markup=False, highlight=False, emoji=False).print(page)
+        return
+    plain = Console(file=io.StringIO(), markup=False, highlight=False, emoji=False, color_system=None, width=WIDE)
+    with plain.capture() as captured:
+        plain.print(page)
+    for text in captured.get().splitlines():
+        print(text.rstrip())
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("status")(status)
+    app.command("explain")(explain)
+    app.command("incidents")(incidents)
+    app.command("evacuate")(evacuate)

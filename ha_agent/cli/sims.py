@@ -13,9 +13,7 @@ from ha_agent.errors import UsageError
 def demo(
     hosts: Annotated[int, typer.Option(help="Hypervisors.")] = 6,
     instances: Annotated[int, typer.Option(help="Instances on them.")] = 30,
-    failure: Annotated[
-        str, typer.Option(help="power | hang | network | reboot | bmc-dead | agent-crash")
-    ] = "power",
+    failure: Annotated[str, typer.Option(help="power | hang | network | reboot | bmc-dead | agent-crash")] = "power",
     seed: Annotated[int, typer.Option(help="Of what is chosen at random.")] = 1,
     json: JsonOption = False,
 ) -> None:

@@ -1,21 +1,22 @@
-"""`explain`: the story of a host, from what was seen to what releases it. Pure: it only arranges what the controller said."""
+"""`explain HOST` as a story: what was seen, what was believed and why, what was done, what was not moved, what it waits for.
+
+Pure: a host's detail in, lines out.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from ha_agent.api.facade import DeviceHealth, EventLine
-from ha_agent.api.views import HostDetail, HostRow
-from ha_agent.cli.show import clock, duration, when
-from ha_agent.cli.status import counted
+from ha_agent.api.facade import DeviceHealth
+from ha_agent.api.views import HostDetail
+from ha_agent.cli.common import clock, day, span
 from ha_agent.model import (
-    Entry,
-    Evidence,
     EvidenceKind,
     Incident,
+    Kind,
+    Mode,
     Phase,
-    Reading,
     ServerProgress,
     ServerStage,
     Step,
@@ -23,234 +24,172 @@ from ha_agent.model import (
 )
 from ha_agent.plans import FENCING_VERDICTS
 
-Part = tuple[str, list[str]]
-LATELY = 10  # lines of a host without an incident
-FORMER = 5
-LISTED = 200  # servers of one kind; more are counted
-
-STAGE_MEANS = {
-    ServerStage.WAITING: "waits for its turn",
-    ServerStage.HELD: "may still run elsewhere",
-    ServerStage.SENT: "its evacuation is being asked for",
-    ServerStage.LOST: "Nova's answer was lost; it is looked for",
-    ServerStage.MOVING: "Nova moves it",
-    ServerStage.RETRY: "failed, is tried again",
-    ServerStage.LANDED: "has arrived, is being verified",
-    ServerStage.STARTING: "has arrived, is being started",
-}
-STAYS = frozenset({ServerStage.NOT_MOVED, ServerStage.GIVEN_UP})
+EARLIER_MAX = 5
+STAY = frozenset({ServerStage.NOT_MOVED, ServerStage.GIVEN_UP})
 
 
-def story(found: HostDetail, events: Sequence[EventLine], now_wall: float) -> Iterator[Part]:
-    """(heading, lines) of each part; a part without a heading stands by itself. `now_wall`: Unix seconds, for ages only."""
-    row, host = found.row, found.row.view.host
-    incident = next((i for i in found.incidents if i.id == row.incident), None)
-    current = incident or next(iter(found.incidents), None)
-    yield "", _in_short(row, incident)
-    yield "Now", _now(row)
-    if current is not None:
-        yield from _incident(current, found.now, past=incident is None)
-    elif events:
-        yield "What happened lately", [f"{clock(each.wall)}  {each.text}" for each in events[-LATELY:]]
-    former = [each for each in found.incidents if each is not current]
-    if former:
-        yield "Earlier incidents", [_former(each) for each in former[:FORMER]]
-    if incident is not None:
-        yield "What it waits for", [incident.waiting or _nothing_named(incident, found.now)]
-        yield "What you can do", _exits(incident, host)
-    elif row.maintenance:
-        yield "What you can do", [f"end the maintenance: ha-agent maintenance off {host}"]
+def story(detail: HostDetail) -> list[str]:
+    """The lines, without a trailing newline each."""
+    lines = list(_now(detail))
+    told = [each for each in detail.incidents if each.phase is Phase.OPEN] or list(detail.incidents[:1])
+    for incident in told:
+        lines += ["", *_incident(incident, detail.now)]
+    earlier = [each for each in detail.incidents if each not in told]
+    if earlier:
+        lines += ["", "Earlier incidents:"]
+        lines += [
+            f"  {day(each.opened_wall)}  {each.verdict}: {each.reason}  ({each.id})" for each in earlier[:EARLIER_MAX]
+        ]
+        if len(earlier) > EARLIER_MAX:
+            lines.append(f"  and {len(earlier) - EARLIER_MAX} more")
+    return lines
 
 
-def _in_short(row: HostRow, incident: Incident | None) -> list[str]:
-    view = row.view
-    seen = "it was never heard" if view.last_seen_age_s is None else f"last heard {duration(view.last_seen_age_s)} ago"
-    lines = [f"{view.host} is {view.verdict.value}; {seen}."]
+def _now(detail: HostDetail) -> Iterator[str]:
+    row, view = detail.row, detail.row.view
+    yield f"{view.host} is {view.verdict}" + (f": {view.reason}" if view.reason else "")
+    if view.last_seen_age_s is None:
+        yield "  it was never heard since this controller started"
+    else:
+        link = "connected" if view.connected else "not connected"
+        yield f"  last heard {span(view.last_seen_age_s)} ago, {link}, boot {view.boot_id or 'unknown'}"
+    yield f"  nova-compute {view.nova_compute}, libvirt {view.libvirt}, gate {view.gate or 'unknown'}"
+    yield f"  {view.witnesses} other hosts are eligible to speak of it"
+    for device in row.devices:
+        yield f"  {_device(device)}"
     if row.maintenance:
-        lines.append(f"It is in maintenance: {row.maintenance}. Nothing destructive is done to it.")
-    if incident is None:
-        lines.append("It has no open incident.")
-    else:
-        place = f"step {incident.step.value} ({incident.position + 1} of {len(incident.plan)})"
-        lines.append(f"Its incident {incident.id} is open, at {place}, mode {incident.mode.value}.")
-        if incident.blocked:
-            lines.append(f"BLOCKED: {incident.blocked}")
-            if incident.release:
-                lines.append(f"to release it: {incident.release}")
-    return lines
+        yield f"  in maintenance: {row.maintenance}; nothing is done about it. It ends with: ha-agent maintenance off {view.host}"
+    if not detail.incidents and view.verdict is Verdict.ALIVE:
+        yield "  nothing has happened to it"
 
 
-def _now(row: HostRow) -> list[str]:
-    view = row.view
-    lines = [f"believed {view.verdict.value}" + (f": {view.reason}" if view.reason else "")]
-    link = "connected" if view.connected else "not connected"
-    services = f"nova-compute {view.nova_compute.value}, libvirt {view.libvirt.value}"
-    lines.append(f"{link}; {services}; {view.witnesses} other hosts may speak of it")
-    if view.boot_id:
-        lines.append(f"boot {view.boot_id}" + (f"; its gate is {view.gate}" if view.gate else ""))
-    lines += [_device(each) for each in row.devices] or [
-        "it has no fencing device: only a person can confirm that it is off"
-    ]
-    return lines
+def _device(device: DeviceHealth) -> str:
+    name = f"fencing level {device.level}: {device.device}" + (f" ({device.driver})" if device.driver else "")
+    if device.checked_age_s is None:
+        return f"{name} has not been looked at yet"
+    when = f"{span(device.checked_age_s)} ago"
+    return f"{name} read {device.power} {when}" if device.ok else f"{name} FAILED {when}: {device.error}"
 
 
-def _device(each: DeviceHealth) -> str:
-    name = f"fencing level {each.level}, {each.device}" + (f" ({each.driver})" if each.driver else "")
-    if each.checked_age_s is None:
-        return f"{name}: not looked at yet"
-    looked = f"looked at {duration(each.checked_age_s)} ago"
-    return f"{name}: reads {each.power.value}, {looked}" if each.ok else f"{name}: FAILED: {each.error} ({looked})"
+def _incident(incident: Incident, now: float) -> Iterator[str]:
+    what = "server " + incident.subject if incident.kind is Kind.GUEST else incident.host
+    state = "open" if incident.phase is Phase.OPEN else f"closed {day(incident.closed_wall or 0.0)}"
+    yield f"Incident {incident.id} of {what}, {state}"
+    yield from _believed(incident)
+    yield ""
+    yield from _done(incident)
+    yield from _evidence(incident, now)
+    yield from _servers(incident, now)
+    yield from _waits(incident, now)
 
 
-def _incident(incident: Incident, now: float, *, past: bool) -> Iterator[Part]:
-    if past:
-        ended = when(incident.closed_wall) if incident.closed_wall else "?"
-        yield "", [f"The story of its last incident {incident.id}, closed {ended}."]
-    yield "What was seen", _seen(incident)
-    yield (
-        "What was believed, and why",
-        [
-            f"{clock(incident.opened_wall + incident.verdict_at - incident.opened_at)}  {incident.verdict.value}: {incident.reason}",
-            _meaning(incident),
-        ],
-    )
-    if Step.FENCE in incident.plan:
-        yield "Why we believe that it is off", _evidence(incident)
-    yield "What was done", [_entry(incident, each) for each in incident.history] + _dropped(incident)
-    if incident.servers:
-        yield "Its servers", _servers(incident, now)
-    stays = [each for each in incident.servers if each.stage in STAYS]
-    if stays:
-        yield (
-            "Not moved, and why",
-            _limited([f"{_name(each)}: {each.reason or 'no reason is known'}" for each in stays]),
-        )
-
-
-def _seen(incident: Incident) -> list[str]:
-    lines = []
-    if incident.last_seen_at is None:
-        lines.append("no heartbeat was kept")
-    else:
+def _believed(incident: Incident) -> Iterator[str]:
+    yield f"  {day(incident.opened_wall)}  it was believed {incident.verdict}, because: {incident.reason}"
+    if incident.last_seen_at is not None:
         silent = incident.opened_at - incident.last_seen_at
-        at = clock(incident.opened_wall - silent)
-        lines.append(f"{at}  the last heartbeat, {duration(silent)} before the incident was opened")
-    if incident.boot_id:
-        lines.append(f"it ran in boot {incident.boot_id}")
-    if incident.new_boot_id and incident.new_boot_id != incident.boot_id:
-        lines.append(f"it is back in boot {incident.new_boot_id}")
-    if incident.silent > 1:
-        lines.append(f"{incident.silent} hosts were silent together, {incident.silent_domain} in its failure domain")
-    return lines
+        yield f"  its last heartbeat was {span(max(0.0, silent))} before that"
+    plan = " > ".join(str(step) for step in incident.plan)
+    doing = "we recover" if incident.mode is Mode.AUTO else "we announce, somebody else recovers"
+    yield f"  mode {incident.mode} ({doing}); the plan: {plan}"
+    if incident.phase is Phase.OPEN:
+        yield f"  it is at step {incident.step} ({min(incident.position, len(incident.plan) - 1) + 1} of {len(incident.plan)})"
 
 
-def _meaning(incident: Incident) -> str:
-    if incident.ordered_by:
-        return f"a fence was ordered by {incident.ordered_by}"
-    if incident.verdict in FENCING_VERDICTS:
-        return "so it is made sure that it is off before anything of it is started elsewhere"
-    return MEANINGS.get(incident.verdict, "")
+def _done(incident: Incident) -> Iterator[str]:
+    yield "  What happened:"
+    if incident.dropped_history:
+        yield f"    ({incident.dropped_history} older lines were dropped)"
+    for entry in incident.history:
+        step = f"[{entry.step}] " if entry.step else ""
+        actor = f" (by {entry.actor})" if entry.actor and entry.actor not in entry.text else ""
+        yield f"    {clock(entry.wall)}  {entry.at - incident.opened_at:+8.1f} s  {step}{entry.text}{actor}"
 
 
-MEANINGS = {
-    Verdict.PARTITIONED: "somebody reaches it, so its instances run on: it is not fenced",
-    Verdict.AGENT_LOST: "only our remote is gone, its instances run on: it is not fenced",
-    Verdict.UNKNOWN: "too little is known to fence it",
-    Verdict.NEVER_SEEN: "it was never heard, so its silence says nothing: it is not fenced",
-    Verdict.REBOOTED: "it is back, its instances are not: they are started in place",
-    Verdict.ALIVE: "it was heard again",
-    Verdict.SUSPECT: "others are being asked",
-}
-
-
-def _evidence(incident: Incident) -> list[str]:
+def _evidence(incident: Incident, now: float) -> Iterator[str]:
     evidence = incident.evidence
-    lines = [f"earlier evidence was revoked: {incident.revoked}"] if incident.revoked else []
+    if incident.revoked:
+        yield f"  Evidence that was revoked: {incident.revoked}"
     if evidence is None:
-        return [*lines, "there is no evidence: nothing is started elsewhere"]
-    return [*lines, _proof(evidence), *(_reading(each) for each in evidence.readings)]
-
-
-def _proof(evidence: Evidence) -> str:
-    at = clock(evidence.wall)
+        if Step.FENCE in incident.plan:
+            yield "  There is no evidence that it is off, so nothing of it is started elsewhere."
+        return
+    when = f"at {clock(evidence.wall)}" if evidence.wall else f"{span(max(0.0, now - evidence.at))} ago"
     if evidence.kind is EvidenceKind.CONFIRMATION:
-        return f"{at}  {evidence.by or 'somebody'} confirmed it, for this incident"
-    level = f"fencing level {evidence.level + 1}"
-    if evidence.kind is EvidenceKind.TRUSTED:
-        return f"{at}  {level} says so, and is declared trusted"
-    return f"{at}  every device of {level} read off, twice"
+        yield f"  Evidence that it is off: {evidence.by} confirmed it {when}"
+        return
+    trusted = "declared trusted, " if evidence.kind is EvidenceKind.TRUSTED else ""
+    yield f"  Evidence that it is off: every device of level {evidence.level + 1} read off, twice ({trusted}{when})"
+    for reading in evidence.readings:
+        machine = f", it says it is machine {reading.machine}" if reading.machine else ""
+        yield f"    {clock(reading.wall)}  {reading.device} read {reading.power}{machine}"
 
 
-def _reading(each: Reading) -> str:
-    machine = f", machine {each.machine}" if each.machine else ""
-    return f"{clock(each.wall)}  {each.device} reads {each.power.value}{machine}" + (
-        f": {each.error}" if each.error else ""
+def _servers(incident: Incident, now: float) -> Iterator[str]:
+    servers = incident.servers
+    if not servers:
+        return
+    counts = Counter(server.stage for server in servers)
+    yield f"  Servers ({len(servers)}): " + ", ".join(
+        f"{counts[stage]} {stage}" for stage in ServerStage if counts[stage]
     )
-
-
-def _entry(incident: Incident, each: Entry) -> str:
-    since = f"+{max(0.0, each.at - incident.opened_at):.1f} s"
-    step = f"[{each.step.value}]" if each.step else ""
-    return f"{clock(each.wall)}  {since:>9}  {step:<14} {each.text}" + (
-        f" (by {each.actor})" if each.actor and each.actor not in each.text else ""
-    )
-
-
-def _dropped(incident: Incident) -> list[str]:
-    return [f"({incident.dropped_history} older lines are not kept)"] if incident.dropped_history else []
-
-
-def _servers(incident: Incident, now: float) -> list[str]:
-    stages = Counter(each.stage.value for each in incident.servers)
-    under_way = [each for each in incident.servers if each.stage in STAGE_MEANS]
-    return [
-        f"{len(incident.servers)} in all: {counted(stages)}",
-        *_limited([_under_way(each, incident, now) for each in under_way]),
-    ]
-
-
-def _under_way(each: ServerProgress, incident: Incident, now: float) -> str:
-    text = f"{_name(each)}: {STAGE_MEANS[each.stage]}"
-    if each.dest:
-        text += f", to {each.dest}"
-    if each.wait_for:
-        text += f"; waits until {', '.join(each.wait_for)} is proven not to run it"
-    if each.stage is ServerStage.RETRY and incident.phase is Phase.OPEN and each.next_at > now:
-        text += f" in {duration(each.next_at - now)} (attempt {each.attempts + 1})"
-    return text + (f": {each.reason}" if each.reason else "")
-
-
-def _limited(lines: list[str]) -> list[str]:
-    return lines if len(lines) <= LISTED else [*lines[:LISTED], f"and {len(lines) - LISTED} more: --json lists all"]
+    for server in servers:
+        if server.stage is ServerStage.VERIFIED:
+            yield f"    {_name(server)} runs on {server.dest or 'another host'}"
+    for server in servers:
+        if server.stage not in STAY and server.stage is not ServerStage.VERIFIED:
+            due = (
+                f", next try in {span(server.next_at - now)}"
+                if server.next_at > now and incident.phase is Phase.OPEN
+                else ""
+            )
+            wait = (
+                f", until it is proven that it does not run on {', '.join(server.wait_for)}" if server.wait_for else ""
+            )
+            reason = f": {server.reason}" if server.reason else ""
+            yield f"    {_name(server)} is {server.stage}{reason}{wait}{due}"
+    stay = [server for server in servers if server.stage in STAY]
+    if stay:
+        yield "  Not moved:"
+        for server in stay:
+            yield f"    {_name(server)}: {server.reason or 'no reason was noted'}"
 
 
 def _name(server: ServerProgress) -> str:
     return f"{server.name} ({server.id})" if server.name else server.id
 
 
-def _former(each: Incident) -> str:
-    return f"{when(each.opened_wall)}  {each.verdict.value}, {each.phase.value}, {len(each.servers)} servers, {each.id}"
-
-
-def _nothing_named(incident: Incident, now: float) -> str:
+def _waits(incident: Incident, now: float) -> Iterator[str]:
+    if incident.phase is Phase.CLOSED:
+        return
     if incident.blocked:
-        return f"blocked: {incident.blocked}"
-    if incident.pending:
-        return "an answer: " + ", ".join(f"{each.kind.value} {each.subject}" for each in incident.pending)
-    return f"its next look in {duration(incident.next_at - now)}" if incident.next_at > now else "nothing: it goes on"
+        yield f"  BLOCKED: {incident.blocked}"
+        yield (
+            f"  It is released by: {incident.release}"
+            if incident.release
+            else "  It goes on by itself when that is over."
+        )
+    if incident.waiting:
+        due = f" (next try in {span(incident.next_at - now)})" if incident.next_at > now else ""
+        yield f"  It waits: {incident.waiting}{due}"
+    elif not incident.blocked:
+        yield "  It is under way and waits for nobody."
+    commands = list(_commands(incident))
+    if commands:
+        yield "  What you can do:"
+        yield from (f"    {text}" for text in commands)
 
 
-def _exits(incident: Incident, host: str) -> list[str]:
-    """Commands that make sense now, the one that releases it first."""
-    lines = [f"release what is blocked: {incident.release}"] if incident.release else []
-    fencing = incident.step is Step.FENCE and incident.evidence is None
-    if fencing and incident.verdict in FENCING_VERDICTS:
-        lines.append(f"if you know that it is off and stays off: ha-agent confirm-fenced {host}")
+def _commands(incident: Incident) -> Iterator[str]:
+    """Orders that make sense now, besides the one that releases what is blocked."""
+    if incident.kind is not Kind.HOST:
+        return
+    host = incident.host
+    if incident.step is Step.FENCE and incident.evidence is None and incident.verdict in FENCING_VERDICTS:
+        yield f"if you made sure that it is off and stays off: ha-agent confirm-fenced {host}"
+    if Step.FENCE not in incident.plan and incident.verdict is not Verdict.REBOOTED:
+        yield f"if it is dead all the same: ha-agent fence {host}"
     if incident.committed_at is not None and not incident.released:
-        lines.append(f"stop retrying, and let the host come back: ha-agent release {host}")
-    if Step.FENCE not in incident.plan:
-        lines.append(f"if it is dead all the same, fence it: ha-agent fence {host}")
-    lines.append(f"hold everything back: ha-agent maintenance on {host}")
+        yield f"stop retrying and let it come back: ha-agent release {host}"
+    yield f"hold everything back: ha-agent maintenance on {host}"
     if not incident.acked_by:
-        lines.append(f"tell others that you know of it: ha-agent ack {host}")
-    return list(dict.fromkeys(lines))
+        yield f"tell others that you know of it: ha-agent ack {host}"

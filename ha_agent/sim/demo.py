@@ -7,6 +7,7 @@ over UDP, Nova and Keystone speak HTTP. Only the hypervisors and what runs on th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import tempfile
 import time
@@ -14,13 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
+
+from ha_agent.api import http
 from ha_agent.controller.daemon import Controller
 from ha_agent.errors import UsageError
-from ha_agent.model import Incident, Operator, Order, Phase, Verdict
+from ha_agent.model import Incident, Order, Phase, Verdict
 from ha_agent.plans import GATE
-from ha_agent.sim.demo_compose import compose
+from ha_agent.sim.demo_compose import compose, load
 from ha_agent.sim.demo_failures import FAILURES, Failure
-from ha_agent.sim.demo_stories import ACTOR, STORIES
+from ha_agent.sim.demo_stories import STORIES
 from ha_agent.sim.demo_summary import rows, summary
 from ha_agent.sim.demo_view import HumanView, JsonView, View
 from ha_agent.sim.demo_world import World
@@ -81,6 +85,8 @@ class Demo:
         self._tasks: list[asyncio.Task[None]] = []
         self._moved = -1
         self._ending = False
+        self._stack = contextlib.AsyncExitStack()
+        self._socket = ""
 
     async def show(self) -> int:
         """From the first heartbeat to the verdict of the judge."""
@@ -90,11 +96,11 @@ class Demo:
         self._intro()
         try:
             await self.world.start()
-            self._start_controller()
+            await self._start_controller()
             await self.until(self._ready, "the hosts know each other, and their BMCs answer")
             self.say(f"all is well: {len(self.world.hosts)} hosts are alive and know each other, their BMCs answer")
             self._check_devices(self._failure.fencing.check_interval_s)
-            await self.order(Operator(order=Order.ARM, actor=ACTOR))
+            await self.order(Order.ARM)
             await asyncio.sleep(CALM_S)
             await STORIES[self._failure.name](self)
             await self.until(self._over, "the incident is closed")
@@ -121,8 +127,14 @@ class Demo:
             )
         )
 
-    def _start_controller(self) -> None:
-        self._controller = compose(self.world, self._failure, self._directory, self._clock, self._line)
+    async def _start_controller(self) -> None:
+        loaded = load(self.world, self._failure, self._directory)
+        self._socket = loaded.http.socket
+        self._controller = compose(loaded, self.world, self._clock, self._line)
+        api = await http.serve(self._stack, self._controller, loaded.http)
+        self.say(
+            f"the controller starts; look at http://127.0.0.1:{api.port}/metrics, or: ha-agent status --socket {self._socket}"
+        )
         self._tasks = [asyncio.create_task(self._controller.run())]
         self._check_devices(FIRST_CHECK_S)
 
@@ -136,6 +148,7 @@ class Demo:
 
     async def _stop_controller(self) -> None:
         """No worker of its fencing is alive when this returns."""
+        await self._stack.aclose()
         if self._controller is None:
             return
         self._controller.stop()
@@ -163,10 +176,15 @@ class Demo:
         mine = [i for i in incidents if i.host == self.world.books.host and i.plan != GATE]
         return max(mine, key=lambda i: i.opened_at, default=None)
 
-    async def order(self, order: Operator) -> None:
+    async def order(self, order: Order, host: str = "", reason: str = "") -> None:
         """See Stage."""
-        assert self._controller is not None
-        await self._controller.order(order)
+        body = {"order": str(order), "host": host, "reason": reason}
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(self._socket)) as session,
+            session.post("http://localhost/v1/orders", json=body) as answer,
+        ):
+            if answer.status != 200:
+                raise RuntimeError(f"the order {order} was refused: {await answer.text()}")
 
     async def until(self, true: Callable[[], bool], what: str) -> None:
         """See Stage. Meanwhile the bar moves. Raises also what ended the controller, should it end."""

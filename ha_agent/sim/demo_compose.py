@@ -1,20 +1,24 @@
-"""The controller of the demo, put together from the same parts as the real one."""
+"""The controller of the demo: the real one's parts, put together from a configuration file that is loaded as the real one's is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import openstack
+import yaml
 
+from ha_agent import config
+from ha_agent.controller import compose as real
 from ha_agent.controller.daemon import Controller
+from ha_agent.controller.engine import SEND_SHARE
 from ha_agent.fencing.fencer import WorkerFencer
-from ha_agent.fencing.topology import Device, Topology
 from ha_agent.heartbeat.link import Endpoint
 from ha_agent.heartbeat.monitor import Monitor
 from ha_agent.notify.bus import KombuBus
 from ha_agent.notify.outbox import Outbox
-from ha_agent.policy import HostPolicy, Policy
 from ha_agent.ports import Clock, Observer, Random
 from ha_agent.recovery.nova import NovaCloud
 from ha_agent.sim.demo_failures import Failure
@@ -22,56 +26,74 @@ from ha_agent.sim.demo_world import World
 from ha_agent.store.sqlite import SqliteStore
 from ha_agent.system import SystemRandom
 
-BMC = "bmc"  # as the default policy calls the device of level 1
 RACKS = 3
 
 
-def compose(
-    world: World, failure: Failure, directory: Path, clock: Clock, on_line: Callable[[str], None]
-) -> Controller:
-    """Defaults everywhere, but for what `failure` shortens. Its store is in `directory`."""
-    hosts = {
-        name: HostPolicy(
-            name=name, domain=f"rack-{number % RACKS + 1}", detection=failure.detection, fencing=failure.fencing
-        )
-        for number, name in enumerate(world.hosts)
+def configuration(world: World, failure: Failure, directory: Path) -> dict[str, Any]:
+    """controller.yaml of this world. Defaults everywhere, but for places, and what `failure` shortens."""
+    bmc = {
+        "driver": "ipmi",
+        "address": world.farm.address,
+        "username": world.farm.username,
+        "password_file": str(world.bmc_password),
     }
-    policy = Policy(hosts=hosts, detection=failure.detection)
-    random = SystemRandom()
-    store = SqliteStore(directory / "store.db")
-    bus = KombuBus("memory://", exchange=world.topic, topic=world.topic, publisher_id=f"ha-agent:{policy.controller}")
+    return {
+        "version": 1,
+        "cloud": "demo",
+        "pki": {"directory": str(world.controller_pki)},
+        "detection": {"hung_patience_s": failure.detection.hung_patience_s},
+        "fencing": {"attempt_s": failure.fencing.attempt_s, "devices": {"bmc": bmc}, "levels": [["bmc"]]},
+        "notifications": {"bus": {"url": "memory://", "exchange": world.topic, "topic": world.topic}},
+        "http": {"socket": str(directory / "controller.sock")},
+        "store": {"url": f"sqlite:///{directory / 'store.db'}"},
+        "hosts": {
+            name: {"address": "127.0.0.1", "port": host.management.port, "domain": f"rack-{number % RACKS + 1}"}
+            for number, (name, host) in enumerate(world.hosts.items())
+        },
+        "overrides": [
+            {"match": {"hosts": name}, "fencing": {"devices": {"bmc": {**bmc, "port": port}}}}
+            for name, port in world.ports.items()
+        ],
+    }
+
+
+def load(world: World, failure: Failure, directory: Path) -> config.Loaded:
+    """The configuration, written and read. The API takes any free port. Raises ConfigError."""
+    path = directory / "controller.yaml"
+    path.write_text(yaml.safe_dump(configuration(world, failure, directory), sort_keys=False), encoding="utf-8")
+    loaded = config.load(path)
+    return msgspec.structs.replace(loaded, http=msgspec.structs.replace(loaded.http, port=0))
+
+
+def compose(loaded: config.Loaded, world: World, clock: Clock, on_line: Callable[[str], None]) -> Controller:
+    """As the real composition does it, with a monitor that knows two cables and the world's own cloud."""
+    policy, random = loaded.policy, SystemRandom()
+    send_within_s = policy.lease_s * SEND_SHARE
+    store = SqliteStore(Path(loaded.store.path))
+    bus = KombuBus(
+        loaded.bus.url,
+        exchange=loaded.bus.exchange,
+        topic=loaded.bus.topic,
+        publisher_id=f"ha-agent:{policy.controller}",
+    )
     connection = openstack.connect(
         load_yaml_config=False, load_envvars=False, app_name="ha-agent-demo", **world.api.cloud()
     )
-    near = {name: Endpoint(address="127.0.0.1", port=h.management.port) for name, h in world.hosts.items()}
-    far = {name: Endpoint(address="127.0.0.1", port=h.neighbours.port) for name, h in world.hosts.items()}
+    near = real.endpoints(loaded)
+    far = {name: Endpoint(address="127.0.0.1", port=host.neighbours.port) for name, host in world.hosts.items()}
     return Controller(
         name=policy.controller,
         policy=policy,
         store=store,
         clock=clock,
         random=random,
-        cloud=NovaCloud(connection=connection),
-        monitor=lambda observe: TwoCables(world.controller_pki, near, far, observe, clock, random),
-        fencer=lambda expect: WorkerFencer(_topology(world), clock, expect, send_within_s=policy.lease_s / 3),
+        cloud=NovaCloud(connection=connection, send_within_s=send_within_s),
+        monitor=lambda observe: TwoCables(Path(loaded.pki_directory), near, far, observe, clock, random),
+        fencer=lambda expect: WorkerFencer(real.topology(loaded), clock, expect, send_within_s=send_within_s),
         outbox=Outbox(store, bus, random),
-        drivers={(name, BMC): "ipmi" for name in hosts},
+        drivers=real.drivers(loaded),
         on_line=on_line,
     )
-
-
-def _topology(world: World) -> Topology:
-    levels: dict[str, tuple[tuple[Device, ...], ...]] = {}
-    for name, port in world.ports.items():
-        device = Device(
-            name=BMC,
-            address=world.farm.address,
-            port=port,
-            username=world.farm.username,
-            password_file=str(world.bmc_password),
-        )
-        levels[name] = ((device,),)
-    return Topology(levels=levels)
 
 
 class TwoCables(Monitor):
@@ -81,8 +103,8 @@ class TwoCables(Monitor):
     def __init__(
         self,
         directory: Path,
-        near: dict[str, Endpoint],
-        far: dict[str, Endpoint],
+        near: Mapping[str, Endpoint],
+        far: Mapping[str, Endpoint],
         observe: Observer,
         clock: Clock,
         random: Random,

@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from ha_agent.model import Incident, Operator, Order
+from ha_agent.model import Incident, Order
 from ha_agent.sim.demo_world import World
 
 NETWORK_S = 3.0  # how long the network stays cut after the alarm
 AGENT_S = 20.0  # how long a crashed remote stays away
 REBOOT_S = 1.0  # faster than anybody gets suspicious
 REPAIR_S = 2.0  # how long a dead BMC takes to be replaced once the servers run again
-ACTOR = "the demo"
 
 
 class Stage(Protocol):
@@ -30,8 +29,8 @@ class Stage(Protocol):
     def incident(self) -> Incident | None:
         """The incident of the failed host."""
 
-    async def order(self, order: Operator) -> None:
-        """As the CLI would."""
+    async def order(self, order: Order, host: str = "", reason: str = "") -> None:
+        """As the CLI would, over the controller's socket."""
 
     async def until(self, true: Callable[[], bool], what: str) -> None:
         """Waits. Raises TimeoutError, which names `what`."""
@@ -74,7 +73,7 @@ async def bmc_dead(stage: Stage) -> None:
     command = f"ha-agent confirm-fenced {host}"
     await stage.until(lambda: _is(stage, lambda incident: incident.release == command), f"{command} is asked for")
     stage.say(f"somebody goes and looks: {host} is off. {command}")
-    await stage.order(Operator(order=Order.CONFIRM_FENCED, actor=ACTOR, host=host, reason="went and looked"))
+    await stage.order(Order.CONFIRM_FENCED, host, "went and looked")
     await stage.until(lambda: _is(stage, lambda incident: incident.settled), "the servers are settled")
     await asyncio.sleep(REPAIR_S)
     stage.say(f"the BMC of {host} is replaced, its power button pressed")

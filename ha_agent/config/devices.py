@@ -107,6 +107,7 @@ class Inventory:
         self._findings = findings
         self._secrets = secrets
         self._faults: dict[tuple[FieldPath, str, str], list[str]] = defaultdict(list)
+        self._shared: dict[str, list[str]] = defaultdict(list)
         self._owners: dict[tuple[str, int, str], tuple[str, str]] = {}
 
     def levels(self, name: str, host: Host, fencing: Fencing) -> tuple[tuple[DeviceSpec, ...], ...]:
@@ -177,11 +178,8 @@ class Inventory:
         first = self._owners.setdefault(key, (host, name))
         if first != (host, name):
             plug = f", plug {spec.plug}" if spec.plug else ""
-            self._findings.add(
-                ("fencing", "devices", name),
-                f"of {host} is {spec.address}:{spec.port}{plug}, which is already {first[1]} of {first[0]}",
-                "give each host and device its own address, port or plug (by {host} or a var)",
-            )
+            what = f"of {host} is {spec.address}:{spec.port}{plug}, which is already {first[1]} of {first[0]}"
+            self._shared[name].append(what)
 
     def _findings_of_secret(self, path: FieldPath, problem: str, host: str) -> None:
         """Grouped by kind of fault; the first file is the example."""
@@ -194,6 +192,10 @@ class Inventory:
 
     def finish(self) -> None:
         """Tells what was grouped."""
+        for name, shared in self._shared.items():
+            more = f" (and {len(shared) - 1} more such hosts)" if len(shared) > 1 else ""
+            fix = "give each host and device its own address, port or plug (by {host} or a var)"
+            self._findings.add(("fencing", "devices", name), shared[0] + more, fix)
         for (path, problem, fix), hosts in self._faults.items():
             more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
             which = ", ".join(hosts[:3]) + more

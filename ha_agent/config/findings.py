@@ -24,10 +24,11 @@ class Findings:
 
     def add(self, path: FieldPath, problem: str, fix: str, *others: FieldPath) -> None:
         """A problem of the field `path`, which `others` take part in."""
-        if not any(self.is_bad(each) for each in (path, *others)):
-            entry = (self._text.field(path), problem, fix)
-            if entry not in self._problems:
-                self._problems.append(entry)
+        if self.is_bad(path) or any(self._touches_bad(each) for each in others):
+            return
+        entry = (self._text.field(path), problem, fix)
+        if entry not in self._problems:
+            self._problems.append(entry)
 
     def warn(self, path: FieldPath, text: str) -> None:
         """True, but not wrong."""
@@ -37,6 +38,10 @@ class Findings:
     def is_bad(self, path: FieldPath) -> bool:
         """Whether the field, or what it is part of, has no usable value."""
         return any(path[: len(bad)] == bad for bad in self.bad)
+
+    def _touches_bad(self, path: FieldPath) -> bool:
+        """The same, or some part of the field has none."""
+        return self.is_bad(path) or any(bad[: len(path)] == path for bad in self.bad)
 
     def check(self) -> None:
         """Raises ConfigError with everything that was found."""

@@ -9,6 +9,7 @@ from ha_agent.config import schema
 from ha_agent.config.devices import Secrets, canonical, is_address
 from ha_agent.config.findings import Findings
 from ha_agent.config.values import BusSettings, HttpSettings, StoreSettings
+from ha_agent.config.yamlfile import FieldPath
 
 MAX_URL_FILE = 4096
 
@@ -27,10 +28,12 @@ def check_hosts(findings: Findings, hosts: dict[str, schema.Host]) -> None:
     places: dict[tuple[str, int], str] = {}
     owners = {name: name for name in hosts}
     for name, host in hosts.items():
-        where = ("hosts", name)
+        where: FieldPath = ("hosts", name)
         problem = name_problem(name)
         if problem:
-            findings.add(where, f"as a name {problem}", "use the host as `openstack compute service list` names it")
+            fix = "use the host as `openstack compute service list` names it"
+            findings.unusable((where, f"as a name {problem}", fix))
+            continue
         if not is_address(host.address):
             findings.add((*where, "address"), "is not a host name or an IP address", "the port is a field of its own")
         first = places.setdefault((canonical(host.address), host.port), name)

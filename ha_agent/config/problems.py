@@ -47,7 +47,7 @@ def from_pydantic(error: ValidationError, model: type[BaseModel]) -> list[Found]
         problem, fix = _TEXTS.get(item["type"], (item["msg"], "see the commented example"))
         context = {key: value for key, value in item.get("ctx", {}).items() if isinstance(value, int | float | str)}
         if path and path[-1] == "[key]":
-            path, problem = path[:-1], f"as a name {problem}"
+            path, problem = (*path[:-2], str(path[-2])), f"as a name {problem}"
         found.setdefault(path, (path, problem, fix.format(**context)))
     return list(found.values())
 

@@ -1,0 +1,168 @@
+"""What a good configuration means: defaults, presets, templates, overrides, and where files are looked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ha_agent import config
+from ha_agent.bounds import bounds, host_bounds
+from ha_agent.config.devices import TemplateError, fill
+from ha_agent.errors import ConfigError
+from ha_agent.model import Mode
+from ha_agent.policy import Detection, HostPolicy, Policy
+from ha_agent.policy import Fencing as FencingPolicy
+from tests.unit.test_config_broken import BMC, GOOD
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(text: str) -> config.Loaded:
+    return config.loads(text, "/etc/ha-agent/controller.yaml", check_files=False, environ={})
+
+
+def test_the_example_is_complete_and_shows_the_defaults() -> None:
+    loaded = config.load(EXAMPLES / "controller.yaml", check_files=False)
+    assert loaded.warnings == ()
+    assert loaded.policy.hosts["compute-1"] == HostPolicy(name="compute-1", domain="rack-1")
+    assert loaded.policy.hosts["nfv-1"].recovery.mode is Mode.NOTIFY
+    assert loaded.policy.hosts["nfv-1"].recovery.settle_after_s == 3600
+    assert loaded.levels["compute-1"][0][0].address == "compute-1.bmc.example.org"
+
+
+def test_the_remote_example_shows_the_defaults(tmp_path: Path) -> None:
+    bare = tmp_path / "remote.yaml"
+    bare.write_text("version: 1\n")
+    example = config.load_remote(EXAMPLES / "remote.yaml")
+    assert example == config.load_remote(bare).__class__(
+        **{**{f: getattr(config.load_remote(bare), f) for f in example.__struct_fields__}, "path": example.path}
+    )
+
+
+def test_broken_remotes_say_so(tmp_path: Path) -> None:
+    broken = tmp_path / "remote.yaml"
+    broken.write_text("version: 1\nlisten: here\nname: a b\nhealth: {files: x}\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load_remote(broken)
+    assert {each[0].partition(" ")[0] for each in caught.value.problems} == {"listen", "name", "health.files"}
+
+
+def test_nothing_but_the_necessary() -> None:
+    loaded = load(GOOD)
+    assert loaded.policy == Policy(hosts={h: HostPolicy(name=h) for h in ("h1", "h2", "h3")})
+    assert loaded.pki_directory == "/etc/ha-agent/pki"
+    assert loaded.levels["h2"][0][0].password_file == "/etc/ha-agent/pw"
+    assert loaded.levels["h2"][0][0].port == 623
+
+
+def test_a_preset_is_overridden_field_by_field() -> None:
+    detection = load(GOOD + "detection: {preset: wan, down_after_s: 40, witnesses: {min: 2}}").policy.detection
+    assert (detection.suspect_after_s, detection.down_after_s) == (10, 40)
+    assert (detection.witnesses_min, detection.witness_fresh_s) == (2, 600)
+
+
+@pytest.mark.parametrize("preset", ["lan", "wan", "aggressive"])
+def test_every_preset_keeps_the_rules(preset: str) -> None:
+    assert load(GOOD + f"detection: {{preset: {preset}}}").policy.hosts
+
+
+def test_a_preset_of_an_override_beats_the_common_fields() -> None:
+    text = GOOD + "detection: {down_after_s: 20}\noverrides:\n- {match: {hosts: h1}, detection: {preset: wan}}\n"
+    hosts = load(text).policy.hosts
+    assert (hosts["h1"].detection.down_after_s, hosts["h2"].detection.down_after_s) == (30, 20)
+
+
+def test_the_first_override_that_matches_holds_and_merges() -> None:
+    text = (
+        GOOD.replace("192.0.2.2}", "192.0.2.2, domain: edge}")
+        + """
+recovery: {settle_after_s: 1000, concurrency: {max: 8}}
+overrides:
+- {match: {domain: "ed*"}, recovery: {concurrency: {min: 4}}}
+- {match: {hosts: ["h2", "h3"]}, recovery: {mode: notify}}
+- {match: {hosts: "nobody"}, recovery: {mode: notify}}
+"""
+    )
+    loaded = load(text)
+    hosts = loaded.policy.hosts
+    assert (hosts["h2"].recovery.window_min, hosts["h2"].recovery.window_max) == (4, 8)
+    assert [hosts[h].recovery.mode for h in ("h1", "h2", "h3")] == [Mode.AUTO, Mode.AUTO, Mode.NOTIFY]
+    assert hosts["h3"].recovery.settle_after_s == 1000
+    assert loaded.warnings == (
+        "overrides[2] (line 17): holds for no host (none matches, or an earlier override matches first)",
+    )
+
+
+def test_hand_levels_are_left_to_the_person() -> None:
+    text = GOOD.replace(
+        "  levels: [[bmc]]",
+        f"    hand: {{driver: manual}}\n    b_{BMC}, port: 624}}\n  levels: [[hand], [bmc], [b_bmc]]",
+    ).replace("[b_bmc]]", "[b_bmc]]\n  trusted_levels: [3]")
+    loaded = load(text)
+    assert loaded.policy.hosts["h1"].fencing.levels == (("bmc",), ("b_bmc",))
+    assert loaded.policy.hosts["h1"].fencing.trusted_levels == (1,)
+    assert [[device.port for device in level] for level in loaded.levels["h1"]] == [[623], [624]]
+
+
+def test_by_hand_only_needs_no_device() -> None:
+    text = GOOD.replace(f"{BMC.replace(chr(39), chr(34))}}}", "hand: {driver: manual}").replace("[[bmc]]", "[[hand]]")
+    assert load(text).policy.hosts["h1"].fencing.levels == ()
+
+
+def test_notify_without_fence_needs_no_level() -> None:
+    text = GOOD.replace("levels: [[bmc]]", "levels: []") + "recovery: {mode: notify, fence: false}"
+    assert any("is in no level" in warning for warning in load(text).warnings)
+
+
+def test_vars_fill_templates() -> None:
+    assert fill("{host}-{{x}}-{plug}", {"host": "h1", "plug": "7"}) == "h1-{x}-7"
+    for broken in ("{host!r}", "{host:>9}", "{0}", "{}", "{host[0]}", "{"):
+        with pytest.raises(TemplateError):
+            fill(broken, {"host": "h1"})
+
+
+def test_names_like_dates_and_numbered_vars_stay_texts() -> None:
+    text = GOOD.replace("h3: {address: 192.0.2.3}", "2024-01-02: {address: 192.0.2.3, vars: {plug: 3}}")
+    assert load(text).hosts["2024-01-02"].vars == {"plug": "3"}
+
+
+def test_credentials_of_systemd_come_first(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "bmc_h1").write_text("x")
+    text = GOOD.replace("password_file: pw", "password_file: 'bmc/{host}'")
+    loaded = config.loads(
+        text, tmp_path / "c.yaml", check_files=False, environ={"CREDENTIALS_DIRECTORY": str(credentials)}
+    )
+    assert loaded.levels["h1"][0][0].password_file == str(credentials / "bmc_h1")
+    assert loaded.levels["h2"][0][0].password_file == str(tmp_path / "bmc/h2")
+
+
+def test_the_bus_url_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "bus").write_text("amqp://nova:hunter2@rabbit:5672/\n")
+    text = GOOD + "notifications: {bus: {url_file: bus}}"
+    assert config.loads(text, tmp_path / "c.yaml", check_files=False).bus.url == "amqp://nova:hunter2@rabbit:5672/"
+    assert config.without_secrets("amqp://nova:hunter2@rabbit:5672/") == "amqp://nova:***@rabbit:5672/"
+
+
+def test_what_is_true_but_not_wrong() -> None:
+    one = GOOD.replace("  h2: {address: 192.0.2.2}\n  h3: {address: 192.0.2.3}\n", "")
+    assert any("nothing would be fenced" in each for each in load(one).warnings)
+
+
+def test_bounds_by_hand() -> None:
+    host = HostPolicy(
+        name="h",
+        detection=Detection(down_after_s=10, probe_timeout_s=1.5),
+        fencing=FencingPolicy(levels=(("a",), ("b",)), attempt_s=20),
+    )
+    assert host_bounds(host) == (12.5, [31.0, 51.0])
+    slow = HostPolicy(name="s", detection=Detection(down_after_s=30), fencing=FencingPolicy(levels=(("a",),)))
+    assert bounds(Policy(hosts={"h": host, "s": slow})) == (32.5, [51.0, 51.0])
+    assert bounds(Policy()) == (0.0, [])
+
+
+def test_the_bound_of_evidence_uses_the_number_of_levels() -> None:
+    loaded = load(GOOD.replace("[[bmc]]", "[[bmc]]\n  attempt_s: 30"))
+    assert bounds(loaded.policy)[1] == [41.0]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ha_agent.errors import StoreFull
 from ha_agent.model import Order
 from ha_agent.ports import Reported
-from ha_agent.sim.nova_state import NovaError
+from ha_agent.sim.nova_state import EVACUATION, NovaError
 from ha_agent.sim.simulation import Simulation
 from ha_agent.sim.world import NOVA, DeviceFault
 from ha_agent.store.memory import Moment
@@ -164,6 +164,71 @@ def live_migration(sim: Simulation, chance: random.Random) -> None:
         pass
 
 
+def source_dies_in_migration(sim: Simulation, chance: random.Random) -> None:
+    """A live migration, and its source or its destination fails in the middle of it."""
+    servers = [s for s in sorted(sim.world.nova.servers.values(), key=lambda s: s.name) if s.vm_state == "active"]
+    if not servers:
+        return
+    server, dest, lasts = chance.choice(servers), _host(sim, chance), chance.uniform(2, 20)
+    source = server.host
+    try:
+        sim.world.nova.live_migrate(server.id, dest, lasts)
+    except NovaError:
+        return
+    sim.world.log(f"{server.name} migrates live from {source} to {dest}")
+    victim = chance.choice((source, source, dest))
+    harm = chance.choice((sim.world.power_off, sim.world.reboot, sim.world.freeze))
+    sim.world.timeline.after(chance.uniform(0, lasts), lambda: harm(victim))
+
+
+def malice(sim: Simulation, chance: random.Random) -> None:
+    """A host dies, and a while after each evacuation began something happens to its destination, or to its source again."""
+    sim.world.power_off(_host(sim, chance))
+    seen: set[int] = set()
+    end = sim.world.now + 120.0
+    often = chance.uniform(0.2, 0.8)
+
+    def look() -> None:
+        for m in sim.world.nova.migrations[-20:]:
+            if m.kind == EVACUATION and m.dest and m.status == "pre-migrating" and m.id not in seen:
+                seen.add(m.id)
+                if chance.random() < often:
+                    _harm(sim, chance, m.dest if chance.random() < 0.7 else m.source)
+        if sim.world.now < end:
+            sim.world.timeline.after(0.2, look)
+
+    look()
+
+
+def _harm(sim: Simulation, chance: random.Random, host: str) -> None:
+    world = sim.world
+    if not world.hosts[host].powered:
+        world.power_on(host, "somebody switches it on")
+        return
+    kind = chance.choice(("power", "freeze", "isolate", "reboot", "nova"))
+    if kind == "power":
+        world.power_off(host)
+    elif kind == "reboot":
+        world.reboot(host)
+    elif kind == "freeze":
+        world.freeze(host)
+        _later(sim, chance, 1, 100, lambda: world.thaw(host))
+    elif kind == "isolate":
+        world.isolate(host, [p.name for p in sim.processes])
+        _later(sim, chance, 1, 100, lambda: world.join(host))
+    else:
+        world.cut(host, NOVA)
+        _later(sim, chance, 1, 100, lambda: world.heal(host, NOVA))
+
+
+def reset_states(sim: Simulation, chance: random.Random) -> None:
+    """A person resets every server that hangs in a task."""
+    for server in sorted(sim.world.nova.servers.values(), key=lambda s: s.name):
+        if server.task_state in ("migrating", "powering-off", "powering-on"):
+            sim.world.log(f"somebody resets the state of {server.name}, which is {server.task_state}")
+            sim.world.nova.reset_state(server.id, "active")
+
+
 def maintenance(sim: Simulation, chance: random.Random) -> None:
     """Planned work: the host is switched off and on again."""
     host = _host(sim, chance)
@@ -235,6 +300,8 @@ TABLE: tuple[tuple[int, Fault], ...] = (
     (4, pause),
     (2, store_full),
     (3, live_migration),
+    (4, source_dies_in_migration),
+    (4, malice),
     (1, maintenance),
     (1, disarm),
     (1, lying),

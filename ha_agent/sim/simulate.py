@@ -149,6 +149,8 @@ class Life:
                 if row.maintenance and world.hosts[name].speaks:
                     sim.order(Order.MAINTENANCE_OFF, name)
         busy = {}
+        if mended and self._chance.random() < 0.1:
+            faults.reset_states(sim, self._chance)
         for i in sim.open():
             busy[i.host] = i
             since = self._blocked_since.setdefault((i.id, i.blocked or i.waiting), world.now)

@@ -137,10 +137,9 @@ class Api:
             caller = await self._caller(request)
             needed = self._needed(request)
             if caller.role < needed:
-                if caller.role is Role.NONE:
+                if not caller.actor:
                     return _failure(401, "a token is needed", "send `Authorization: Bearer …`, or use the Unix socket")
                 return _failure(403, f"{caller.actor} has not the role {needed.name.lower()}", "ask an administrator")
-            request["caller"] = caller
             return await handler(request)
         except UsageError as error:
             return _failure(400, str(error), error.hint)
@@ -226,7 +225,7 @@ class Api:
             body = msgspec.json.decode(await request.read(), type=OrderBody)
         except msgspec.DecodeError as error:  # also what is not of the shape
             raise UsageError(f"the body is no order: {error}", "send {order, host, incident, reason}") from None
-        caller: Caller = request["caller"]
+        caller = await self._caller(request)
         needed = NEEDED.get(body.order)
         if needed is None:
             raise UsageError(f"{body.order} cannot be ordered", "use one of " + ", ".join(NEEDED))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ha_agent import guards
-from ha_agent.decide.evacuate import LOOK_AGAIN_S, retry_pause
+from ha_agent.decide.evacuate import LOOK_AGAIN_S, free_held, name_left, retry_pause
 from ha_agent.decide.turn import Turn
 from ha_agent.decide.verify import MEND_PAUSE_S, MISSING_LOOKS
 from ha_agent.model import (
@@ -24,6 +26,7 @@ from ha_agent.model import (
     Verdict,
 )
 from ha_agent.plans import GATE, IN_PLACE
+from ha_agent.policy import Recovery
 from ha_agent.recovery import select
 
 # --- AWAIT_RETURN ---
@@ -162,10 +165,14 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
             incident = turn.put_server(
                 incident, server, baseline=m.id, wait_for=(m.dest,), absent_at={}, next_at=turn.now.at
             )
-    if held:
-        return turn.wait(
-            turn.put(incident, gate_ok=False, clean=False), f"unfinished evacuations: {', '.join(held[:5])}"
-        )
+    if held and not incident.released:
+        what = f"unfinished evacuations: {', '.join(held[:5])}"
+        incident = turn.put(incident, gate_ok=False, clean=False)
+        if turn.now.at >= incident.stage_at.get("settled", turn.now.at) + 2 * recovery.api_max_s:
+            incident = turn.block(incident, guards.Refusal(reason=what, release=f"ha-agent release {incident.host}"))
+        return turn.wait(incident, what)
+    if incident.release == f"ha-agent release {incident.host}":
+        incident = turn.unblock(incident)
     incident = turn.put(incident, gate_ok=True)
     done = [m for m in mine if m.status == "done"]
     if done:
@@ -246,7 +253,7 @@ def cleared(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
 def unfenced(turn: Turn, incident: Incident) -> Incident:
     """Past UNFENCE: servers that were given up are started in place."""
     left = tuple(
-        s.with_(stage=ServerStage.WAITING, reason="", next_at=0.0, looks=0, wait_for=())
+        s.with_(stage=ServerStage.HELD if s.wait_for else ServerStage.WAITING, next_at=0.0, looks=0)
         for s in incident.servers
         if s.stage is ServerStage.GIVEN_UP and not s.dest and s.prior == "ACTIVE"
     )
@@ -293,7 +300,7 @@ def restart(turn: Turn, incident: Incident) -> Incident:
         return incident
     if incident.nova_compute is not Health.UP:
         return turn.wait(incident, f"nova-compute, which is {incident.nova_compute}")
-    return _survey(turn, turn.wait(incident, ""))
+    return _survey(turn, free_held(turn, turn.wait(incident, "")))
 
 
 def _survey(turn: Turn, incident: Incident) -> Incident:
@@ -317,25 +324,46 @@ def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incide
     if not incident.surveyed:
         prior = {s.id: s.prior for s in incident.servers}
         servers = tuple(
-            ServerProgress(
-                id=s.id,
-                name=s.name,
-                project_id=s.project_id,
-                tags=s.tags,
-                prior=prior.get(s.id, s.status),
-                priority=select.priority(s, recovery.select),
-            )
+            _snapshot(s, prior.get(s.id, s.status), select.chosen(s, recovery.select), recovery)
             for s in outcome.survey.servers
-            if not select.chosen(s, recovery.select) and prior.get(s.id, s.status) == "ACTIVE"
+            if prior.get(s.id, s.status) == "ACTIVE"
         )
-        line = f"{len(servers)} protected servers ran here"
-        return turn.put(incident, line, surveyed=True, servers=servers, poll_at=turn.now.at)
+        ours = sum(s.stage is ServerStage.WAITING for s in servers)
+        incident = turn.put(
+            incident, f"{ours} protected servers ran here", surveyed=True, servers=servers, poll_at=turn.now.at
+        )
+        return name_left(turn, incident)
     if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:
         return incident
     for server in incident.servers:
-        if server.stage not in STAGES_DONE:
+        named = select.elsewhere(server.id, incident.host, outcome.survey.migrations)
+        named = tuple(h for h in named if h not in server.absent_at)
+        if server.stage is ServerStage.WAITING and named:
+            # safety: it may run on the other side of a move that never ended (S1)
+            incident = turn.put_server(
+                incident,
+                server,
+                f"{server.name or server.id} is not started: an unfinished migration names {', '.join(named)}",
+                stage=ServerStage.HELD,
+                wait_for=named,
+                reason=f"an unfinished migration names {', '.join(named)}",
+            )
+        elif server.stage not in STAGES_DONE and server.stage is not ServerStage.HELD:
             incident = _start(turn, incident, server, rows.get(server.id))
     return incident
+
+
+def _snapshot(row: Server, prior: str, unprotected: str, recovery: Recovery) -> ServerProgress:
+    return ServerProgress(
+        id=row.id,
+        name=row.name,
+        project_id=row.project_id,
+        tags=row.tags,
+        prior=prior,
+        priority=select.priority(row, recovery.select),
+        stage=ServerStage.NOT_MOVED if unprotected else ServerStage.WAITING,
+        reason=unprotected,
+    )
 
 
 def _start(turn: Turn, incident: Incident, server: ServerProgress, row: Server | None) -> Incident:
@@ -350,6 +378,7 @@ def _start(turn: Turn, incident: Incident, server: ServerProgress, row: Server |
     if any(c.subject == server.id for c in incident.pending):
         return incident  # its request is not answered yet
     if server.stage is ServerStage.STARTING and row.status == "ACTIVE" and row.power_state in (None, 1):
+        turn.tell("guest.recovery.end", incident, **_guest(server))
         return turn.put_server(incident, server, f"{name} runs again", stage=ServerStage.VERIFIED, reason="")
     if turn.now.at < server.next_at:
         return incident
@@ -361,6 +390,18 @@ def _start(turn: Turn, incident: Incident, server: ServerProgress, row: Server |
     # What Nova lists as ACTIVE right after a reboot is a memory: the guest died with the last boot.
     kind = CommandKind.START if row.status == "SHUTOFF" else CommandKind.REBOOT
     incident, _ = turn.send(incident, kind, server.id)
+    turn.tell("guest.recovery.start", incident, **_guest(server))
     return turn.put_server(
         incident, server, f"{name} is started in place", stage=ServerStage.STARTING, next_at=turn.now.at + MEND_PAUSE_S
     )
+
+
+def _guest(server: ServerProgress) -> dict[str, Any]:
+    return {
+        "server": server.id,
+        "name": server.name,
+        "project_id": server.project_id,
+        "tags": list(server.tags),
+        "prior": server.prior,
+        "fault": "its host was gone",
+    }

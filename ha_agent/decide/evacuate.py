@@ -25,6 +25,7 @@ from ha_agent.policy import Recovery
 from ha_agent.recovery import select
 
 LOOK_AGAIN_S = 1.0
+NAMED = 20  # servers that stay, in lines of the log
 
 
 def retry_pause(recovery: Recovery, attempts: int) -> float:
@@ -150,6 +151,17 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     incident = turn.put(incident, surveyed=True, rounds=0, servers=tuple(servers), poll_at=turn.now.at)
     if first:
         incident = turn.put(incident, f"{len(servers)} servers: {count(incident)}")
+        incident = name_left(turn, incident)
+    return incident
+
+
+def name_left(turn: Turn, incident: Incident) -> Incident:
+    """Every server that is not moved is named, with its reason; of very many the first ones here, all of them in the incident."""
+    left = [s for s in incident.servers if s.stage is ServerStage.NOT_MOVED]
+    for server in left[:NAMED]:
+        incident = turn.put(incident, f"{server.name or server.id} stays: {server.reason}")
+    if len(left) > NAMED:
+        incident = turn.put(incident, f"{len(left) - NAMED} more stay, each with its reason in the incident")
     return incident
 
 

@@ -25,19 +25,24 @@ def run(turn: Turn, incident: Incident) -> Incident:
     """One list per destination, until each landed server was seen in its prior state."""
     landed = [s for s in incident.servers if s.stage in (ServerStage.LANDED, ServerStage.STARTING)]
     if not landed:
-        return turn.next_step(incident, f"verified: {count(incident)}")
-    if incident.settle_by is not None and (turn.now.at >= incident.settle_by or incident.released):
+        again = sum(s.stage is ServerStage.VERIFIED for s in incident.servers)
+        in_place = Step.EVACUATE not in incident.plan and incident.kind is Kind.HOST
+        return turn.next_step(incident, f"{again} run again" if in_place else f"verified: {count(incident)}")
+    if turn.pending(incident, CommandKind.LIST_SERVERS):
+        return incident
+    looked = incident.poll_at > 0.0  # nobody is given up without one look
+    late = incident.settle_by is not None and (turn.now.at >= incident.settle_by or bool(incident.released))
+    if late and looked:
         for server in landed:
+            why = server.reason or "not verified in time"
             incident = turn.put_server(
                 incident,
                 server,
-                f"{server.name or server.id} is given up: {server.reason or 'not verified'}",
+                f"{server.name or server.id} is given up: {why}",
                 stage=ServerStage.GIVEN_UP,
-                reason=server.reason or "not verified in time",
+                reason=why,
             )
-        return incident
-    if turn.pending(incident, CommandKind.LIST_SERVERS):
-        return incident
+        return turn.next_step(incident, f"verified: {count(incident)}")
     if turn.now.at < incident.poll_at:
         turn.wake(incident, incident.poll_at)
         return incident

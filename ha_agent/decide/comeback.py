@@ -300,7 +300,10 @@ def restart(turn: Turn, incident: Incident) -> Incident:
         return incident
     if incident.nova_compute is not Health.UP:
         return turn.wait(incident, f"nova-compute, which is {incident.nova_compute}")
-    return _survey(turn, free_held(turn, turn.wait(incident, "")))
+    held = [s for s in incident.servers if s.stage is ServerStage.HELD]
+    what = ", ".join(f"{s.name or s.id} ({s.reason})" for s in held[:3]) + (" …" if len(held) > 3 else "")
+    incident = turn.wait(incident, f"proof that these do not run elsewhere: {what}" if held else "")
+    return _survey(turn, free_held(turn, incident))
 
 
 def _survey(turn: Turn, incident: Incident) -> Incident:

@@ -420,12 +420,13 @@ def test_problems_name_the_line() -> None:
         ("a: [", "is not valid YAML"),
         ("a: !!python/object:os.system {}", "is not valid YAML"),
         ("a: \x00", "is not valid YAML"),
-        ("[" * 2000, "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"),
+        ("- " * 100_000 + "a", "nested too deeply"),
         ("a: &a [*a]", "nested too deeply"),
         ("a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(f"{c}: &{c} [{','.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)), "multiplies by aliases"),
         ("#" * (9 * 1024 * 1024), "larger than 8 MiB"),
     ],
-    ids=["empty", "list", "unclosed", "tag", "nul", "deep", "self", "laughs", "huge"],
+    ids=["empty", "list", "unclosed", "tag", "nul", "deep", "deep-blocks", "self", "laughs", "huge"],
 )  # fmt: skip
 def test_what_is_no_configuration_at_all(text: str, problem: str) -> None:
     assert problem in problems(text)[0][1]

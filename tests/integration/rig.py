@@ -35,7 +35,7 @@ import yaml
 from ha_agent.controller import journal
 from ha_agent.heartbeat.files import write_durably
 from ha_agent.heartbeat.pki import Pki
-from ha_agent.model import Incident, ServerProgress
+from ha_agent.model import CommandKind, Incident, ServerProgress
 from ha_agent.sim.nova_api import NovaApi
 from ha_agent.sim.nova_state import NovaState, SimHost
 from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
@@ -81,6 +81,7 @@ class Rig:
         self.cables = {name: Cable() for name in HOSTS}
         self.boots: list[str] = []  # hosts, in the order in which they booted
         self.kills = 0
+        self.orphans: set[str] = set()  # ids of commands whose controller was killed before it knew their answers
         self._guests: dict[str, frozenset[str]] = {}
         self._controller: subprocess.Popen[bytes] | None = None
         self._server: asyncio.Server | None = None
@@ -227,12 +228,17 @@ class Rig:
     async def kill_controller(self) -> None:
         """kill -9. Its fencing workers must not outlive it."""
         assert self._controller is not None
-        workers = children(self._controller.pid)
-        assert workers, "a controller without a fencing worker"
+        workers = self.workers()
         self._controller.send_signal(signal.SIGKILL)
         self._controller.wait()
         self.kills += 1
+        self.orphans |= {command.id for incident in self.incidents() for command in incident.pending}
         await self.until(lambda: not any(alive(pid) for pid in workers), 2, "the fencing workers die with it")
+
+    def workers(self) -> list[int]:
+        """The controller's living fencing workers."""
+        assert self._controller is not None
+        return children(self._controller.pid)
 
     async def ready(self) -> None:
         """Every host is heard, has witnesses and a device that works; the controller is armed."""
@@ -274,6 +280,11 @@ class Rig:
     def incidents(self) -> list[Incident]:
         """Without their servers and history."""
         return [d.incident for d in self._documents("incident", journal.IncidentDocument)]
+
+    def pending(self, kind: CommandKind) -> int:
+        """How many intents of this kind the living controller has journalled, and no answer to them."""
+        commands = [command for incident in self.incidents() for command in incident.pending]
+        return sum(command.kind is kind and command.id not in self.orphans for command in commands)
 
     def servers(self) -> list[ServerProgress]:
         """Of all incidents."""

@@ -123,6 +123,8 @@ class Engine:
         """Load the journal. Raises StoreError."""
         now = self.clock.now()
         self.state = journal.load(self.store, self.policy, now, self.clock.boot_id())
+        # A host that is dead by now can be reached by nobody: who may deny it is only in the journal.
+        self.reached = {h: dict.fromkeys(r.witnesses, now) for h, r in self.state.hosts.items() if r.witnesses}
         self._after_state()
         self.set_policy(self.policy)
 

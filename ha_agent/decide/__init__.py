@@ -35,6 +35,9 @@ from ha_agent.policy import Policy
 
 __all__ = ["Decision", "Told", "decide", "next_wake"]
 
+# Idempotent towards the devices: an unknown answer of another controller is no failure of theirs.
+ASKED_AGAIN = frozenset({CommandKind.FENCE, CommandKind.CANCEL_FENCE, CommandKind.POWER_ON, CommandKind.READ_POWER})
+
 Handler = Callable[[Turn, Incident], Incident]
 
 HOST_STEPS: dict[Step, Handler] = {
@@ -189,6 +192,9 @@ def _resumed(turn: Turn, event: Resumed) -> set[str]:
         for command in incident.pending:
             current = turn.incidents[incident.id]
             current = turn.put(current, pending=tuple(c for c in current.pending if c.id != command.id))
+            if command.kind in ASKED_AGAIN:
+                turn.put(current, f"what came of the last controller's {command.kind} is unknown: it is asked again")
+                continue
             lost = Outcome(
                 command=command.id, status=Status.LOST, error="the controller changed or restarted meanwhile"
             )

@@ -106,7 +106,7 @@ def powered_on(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     error = outcome.error or ", ".join(f"{r.device} reads {r.power} {r.error}".strip() for r in outcome.readings)
     incident = turn.put(incident, rounds=incident.rounds + 1)
     pause = retry_pause(turn.host_policy(incident.host).recovery, incident.rounds)
-    incident = turn.put(incident, f"power on failed: {error}; again in {pause:.0f} s", next_at=turn.now.at + pause)
+    incident = turn.put(incident, f"power on failed: {error}; again in {pause:g} s", next_at=turn.now.at + pause)
     turn.wake(incident, incident.next_at)
     return incident
 

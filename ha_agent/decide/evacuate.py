@@ -319,7 +319,7 @@ def again(turn: Turn, incident: Incident, server: ServerProgress, reason: str) -
     return turn.put_server(
         incident,
         server,
-        f"{server.name or server.id} was not moved: {reason}; again in {pause:.0f} s",
+        f"{server.name or server.id} was not moved: {reason}; again in {pause:g} s",
         stage=ServerStage.RETRY,
         reason=reason,
         next_at=turn.now.at + pause,

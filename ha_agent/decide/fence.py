@@ -96,7 +96,7 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
     pause = min(policy.fencing.retry_max_s, policy.fencing.retry_min_s * 2 ** min(rounds - 1, 10))
     incident = turn.put(
         incident,
-        f"level {command.level + 1} failed: {result}; again in {pause:.0f} s",
+        f"level {command.level + 1} failed: {result}; again in {pause:g} s",
         level=0,
         rounds=rounds,
         next_at=turn.now.at + pause,

@@ -176,10 +176,7 @@ class Judge:
         name = row.name if row else server
         if where and not any(self.limited(h) for h in where):
             self.broken("S2", f"{name} is evacuated off {source} while it runs on {', '.join(where)}")
-        host = self.world.hosts[source]
-        # a host that came back moments ago is off in the youngest reading, and its guests do not run before its gate opens
-        grace = self.world.policy.hosts[source].fencing.evidence_max_age_s + BOOT_S + HEARD_S
-        if host.powered and self.world.now - host.powered_at > grace and not self.limited(source):
+        if self._long_on(source):
             self.broken("S2", f"{name} is evacuated off {source}, which has been on for long")
         if not nova.hosts[source].forced_down:
             self.broken("S3", f"{name} is evacuated off {source} before Nova was told that it is down")
@@ -211,10 +208,16 @@ class Judge:
             if not error:
                 self._evacuated.discard(command.host)
         if command.kind is CommandKind.FORCE_DOWN and not error:
-            host = self.world.hosts[command.host]
             self._gate_open.discard(command.host)
-            if host.powered and not self.limited(command.host):
-                self.broken("S3", f"Nova was told that {command.host} is down while it is on")
+            if self._long_on(command.host):
+                self.broken("S3", f"Nova was told that {command.host} is down while it has been on for long")
+
+    def _long_on(self, name: str) -> bool:
+        """Whether the host is on and no reading that still counts can say otherwise. A host that came back moments ago is off in the
+        youngest reading, and its guests do not run before its gate opens."""
+        host = self.world.hosts[name]
+        grace = self.world.policy.hosts[name].fencing.evidence_max_age_s + BOOT_S + HEARD_S
+        return host.powered and self.world.now - host.powered_at > grace and not self.limited(name)
 
     def gate_opened(self, host: str) -> None:
         """nova-compute may start."""

@@ -110,10 +110,17 @@ async def dial(address: str, port: int, context: ssl.SSLContext, deadline_s: flo
             sock.setblocking(False)
             await loop.sock_connect(sock, where)
             answered = True
+            # From here on the transport owns it, whatever happens: a handshake that ends in the moment of the deadline leaves a live
+            # transport behind for a while, and closing its socket under it would give its number to somebody else's connection.
+            owned, sock = sock, None
             reader, writer = await asyncio.open_connection(
-                sock=sock, ssl=context, server_hostname="", limit=wire.MAX_FRAME, ssl_handshake_timeout=deadline_s
+                sock=owned,
+                ssl=context,
+                server_hostname="",
+                limit=wire.MAX_FRAME,
+                ssl_handshake_timeout=deadline_s,
+                ssl_shutdown_timeout=CLOSE_S,
             )
-            sock = None  # the transport owns it now
             return _channel(reader, writer)
     except TimeoutError:
         what = "TLS" if answered else "TCP"

@@ -61,7 +61,7 @@ class Client:
 
     def host(self, name: str) -> HostDetail:
         """One host with its incidents."""
-        return self._of_host(name, lambda: self._get(f"/v1/hosts/{quote(name, safe='')}", HostDetail))
+        return self._of_host(name, lambda: self._get(f"/v1/hosts/{_quoted(name)}", HostDetail))
 
     def incidents(self, host: str = "", phase: str = "") -> list[IncidentRow]:
         """Incidents, newest first."""
@@ -77,11 +77,14 @@ class Client:
 
     def dry_run(self, host: str) -> list[ServerProgress]:
         """What an evacuation would do."""
-        path = f"/v1/hosts/{quote(host, safe='')}/dry-run"
+        path = f"/v1/hosts/{_quoted(host)}/dry-run"
         return self._of_host(host, lambda: self._get(path, list[ServerProgress], NOVA_TIMEOUT_S))
 
     def order(self, order: Order, host: str = "", incident: str = "", reason: str = "") -> str:
         """Gives an order; returns the controller's sentence. Raises Unanswered where it may have been carried out (S9)."""
+        for text in (host, incident, reason):
+            if not text.isprintable():
+                raise UsageError(f"{text!r} holds an unprintable character", "type it again")
         body = msgspec.json.encode({"order": str(order), "host": host, "incident": incident, "reason": reason})
 
         def give() -> str:
@@ -146,6 +149,11 @@ def unknown_host(name: str, names: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
     hint = f"did you mean {', '.join(near)}?" if near else "see: ha-agent status --all"
     return UsageError(f"{name!r} is not in the inventory", hint)
+
+
+def _quoted(name: str) -> str:
+    """A name as one part of a path. Dots alone would be taken for a folder's."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 def _why(error: Exception) -> str:

@@ -20,7 +20,18 @@ SocketOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept in the history.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="As `openstack compute service list` names it.")]
+
+
+def _host(name: str) -> str:
+    """What can be the name of a host, or UsageError. Bytes that are no UTF-8 arrive as unprintable characters."""
+    if not name or not name.isprintable():
+        raise UsageError(f"{name!r} is not the name of a host", "see: ha-agent status --all")
+    return name
+
+
+HostArgument = Annotated[
+    str, typer.Argument(metavar="HOST", callback=_host, help="As `openstack compute service list` names it.")
+]
 SOCKET = "/run/ha-agent/controller.sock"
 
 

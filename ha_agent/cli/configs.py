@@ -28,7 +28,8 @@ def check(file: PathArgument = DEFAULT, files: FilesOption = True, json: JsonOpt
         loaded = load(file, check_files=files)
     except ConfigError as error:
         if not json:
-            say(f"{file} cannot be used: {len(error.problems)} problem{'s' if len(error.problems) > 1 else ''}")
+            count = len(error.problems)
+            typer.echo(f"{file} cannot be used: {count} problem{'s' if count > 1 else ''}", err=True)
             raise
         keys = ("field", "problem", "fix")
         print_json({"ok": False, "problems": [dict(zip(keys, each, strict=True)) for each in error.problems]})

@@ -12,6 +12,7 @@ from ha_agent import sdnotify
 from ha_agent.config import RemoteLoaded
 from ha_agent.errors import UsageError
 from ha_agent.heartbeat.remote import Remote, RemoteConfig
+from ha_agent.heartbeat.signing import Signer
 from ha_agent.heartbeat.sources import FileGuests, FileHealth, HealthSource, NoGuests, ProcessHealth
 from ha_agent.ports import GuestSource
 from ha_agent.system import SystemClock
@@ -50,14 +51,15 @@ async def _main(loaded: RemoteLoaded) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    name = Signer(Path(loaded.pki_directory)).name
+    if loaded.name and name != loaded.name:  # before it answers to anybody
+        raise UsageError(
+            f"the certificate is of {name}, the configuration says {loaded.name}",
+            f"issue one with `ha-agent pki issue host {loaded.name}`, or set `name` to null",
+        )
     remote = compose(loaded)
     await remote.start()
     try:
-        if loaded.name and remote.name != loaded.name:
-            raise UsageError(
-                f"the certificate is of {remote.name}, the configuration says {loaded.name}",
-                "issue the right one, or set `name` to null",
-            )
         sdnotify.notify("READY=1")
         await _report(remote, stop)
     finally:

@@ -222,13 +222,13 @@ async def test_a_caller_that_is_cancelled_leaves_no_attempt_behind(lab: Lab) -> 
 async def test_a_frozen_worker_is_dead_when_the_deadline_returns(lab: Lab) -> None:
     lab.host("frozen", "ignore_off")
     async with lab.fencer(idle=0) as fencer:
-        attempt = asyncio.create_task(fencer.off("frozen", 0, 1.0))
+        attempt = asyncio.create_task(fencer.off("frozen", 0, 4.0))
         await until(lambda: lab.farm.commands("frozen"))
         [worker] = fencer.pids
         os.kill(worker, signal.SIGSTOP)
         readings = await attempt
         assert not alive(worker)
-        assert "timed out after 1.0 s while waiting for it to read off" in readings[-1].error
+        assert "timed out after 4.0 s while waiting for it to read off" in readings[-1].error
         assert Power.OFF not in powers(readings)
 
 
@@ -307,7 +307,7 @@ async def test_hung_bmcs_delay_no_healthy_one(lab: Lab) -> None:
         ended: dict[str, float] = {}
 
         async def off(host: str) -> list[Power]:
-            result = powers(await fencer.off(host, 0, 2.0))
+            result = powers(await fencer.off(host, 0, 5.0))
             ended[host] = time.monotonic()
             return result
 
@@ -324,7 +324,7 @@ async def test_periodic_checks_report_every_level_and_who_the_device_says_it_is(
     lab.levels["checked"] += ((Device(name="person", driver="manual"),),)
     seen: dict[tuple[str, int], list[Reading]] = {}
     async with lab.fencer() as fencer:
-        await fencer.check_all(0.2, 0.6, lambda host, level, readings: seen.update({(host, level): list(readings)}))
+        await fencer.check_all(0.2, 3.0, lambda host, level, readings: seen.update({(host, level): list(readings)}))
     assert set(seen) == {("checked", 0), ("checked", 1), ("broken", 0)}
     assert seen["checked", 0][0].machine == GUID
     assert seen["broken", 0][0].power is Power.UNKNOWN

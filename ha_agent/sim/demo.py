@@ -196,9 +196,14 @@ class Demo:
                     await task
                     raise RuntimeError("a part of the controller ended by itself")
             if time.monotonic() > give_up_at:
-                raise TimeoutError(f"after {give_up_s:.0f} s it was not so that {what}")
+                raise TimeoutError(f"after {give_up_s:.0f} s it was not so that {what}{self._why_not()}")
             self._progress()
             await asyncio.sleep(POLL_S)
+
+    def _why_not(self) -> str:
+        """What the controller misses, if it misses something."""
+        reasons = self._controller.ready() if self._controller is not None else ()
+        return f"; the controller says: {'; '.join(reasons)}" if reasons else ""
 
     # --- inside --------------------------------------------------------------------------------------------------------
 

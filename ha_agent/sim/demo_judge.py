@@ -14,6 +14,9 @@ EVACUATE_WITHIN_S = 1.0  # evidence → first evacuate
 def judge(books: Books, failure: Failure, silence_at: float | None, evidence_at: float | None) -> list[str]:
     """Every rule that was broken, one sentence each; empty when all held. `silence_at`: the last heartbeat; `evidence_at`: when the
     controller had its evidence (boottime seconds)."""
+    errors = [f"an error was logged: {line}" for line in books.errors]
+    if books.died_at is None:
+        return ["nothing was shown: the failure was never made", *errors]
     return [
         *_guests_run_once(books),
         *_fences(books, failure),
@@ -22,7 +25,7 @@ def judge(books: Books, failure: Failure, silence_at: float | None, evidence_at:
         *_return(books),
         *_times(books, failure, silence_at, evidence_at),
         *_notifications(books, failure),
-        *(f"an error was logged: {line}" for line in books.errors),
+        *errors,
     ]
 
 

@@ -1,33 +1,30 @@
 """A network cable in front of a daemon on loopback, which can be cut as cables are: nothing says goodbye.
 
 A process that ends on loopback closes its sockets, and its port refuses from then on: a machine that lost its power does neither.
-So each simulated host is reached through a small TCP relay. No privileges are needed: a socket filter that drops every packet
-may be attached to one's own sockets, and makes the kernel answer neither data nor new connections.
+So each simulated host is reached through a small TCP relay. No privileges are needed: Linux answers no SYN to a listener whose
+queue of connections to be accepted is full, so we fill it with our own. (A socket filter would do as well, but newer kernels want
+privileges for one on TCP.)
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import socket
-import struct
 from collections.abc import Coroutine
 from enum import StrEnum
 from typing import Any
 
-SO_ATTACH_FILTER = 26
-SO_DETACH_FILTER = 27
-_DROP_ALL = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))  # classic BPF: return 0, keep no byte
-BACKLOG = 128
+BACKLOG = 1024  # a mute host goes on taking connections for a while
 CHUNK = 64 * 1024
+FILLERS = 3  # a backlog of 0 takes one; the others stay outside, should another leave
 
 
 class Cable(StrEnum):
     """What the cable does."""
 
     OPEN = "open"
-    SILENT = "silent"  # no packet is answered: connections hang, connecting times out
+    SILENT = "silent"  # nothing is answered: connections hang, connecting times out
     MUTE = "mute"  # the kernel answers, and accepts connections; nobody behind it does
     REFUSED = "refused"  # the kernel answers that nobody listens
 
@@ -41,24 +38,28 @@ class Wire:
         self.port: int = self._socket.getsockname()[1]
         self._target = 0
         self._connections: dict[socket.socket, socket.socket | None] = {}  # accepted -> ours to the daemon
+        self._fillers: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def plug(self, target: int) -> None:
         """Forward to this port from now on; the cable is open, and nothing is left of older connections."""
         await self._drop()
-        if self.state is Cable.REFUSED:
-            self._socket.listen(BACKLOG)
-        elif self.state is Cable.SILENT:
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, struct.pack("i", 0))
+        if self.state in (Cable.SILENT, Cable.MUTE):
+            self._empty()
+        self._socket.listen(BACKLOG)
         self.state = Cable.OPEN
         self._target = target
         self._start(self._accept())
 
     def cut(self) -> None:
-        """From now on no packet is answered, on old connections and new ones."""
+        """From now on nothing is answered, on old connections and new ones."""
         self._stop()
-        for one in (self._socket, *self._connections):
-            drop_all(one)
+        self._socket.listen(0)
+        for _ in range(FILLERS):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", self.port))
+            self._fillers.append(filler)
         self.state = Cable.SILENT
 
     async def mend(self) -> None:
@@ -103,6 +104,15 @@ class Wire:
             if server is not None:
                 server.close()
         self._connections.clear()
+        for filler in self._fillers:
+            filler.close()
+        self._fillers.clear()
+
+    def _empty(self) -> None:
+        """Nobody is served who came while the cable was dead: the machine behind it knows nothing of them."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.accept()[0].close()
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -137,12 +147,6 @@ async def _pump(source: socket.socket, sink: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     while data := await loop.sock_recv(source, CHUNK):
         await loop.sock_sendall(sink, data)
-
-
-def drop_all(one: socket.socket) -> None:
-    """From now on every packet that arrives for this socket is lost."""
-    program = struct.pack("HL", 1, ctypes.addressof(_DROP_ALL))
-    one.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def _bound(port: int) -> socket.socket:

@@ -153,3 +153,9 @@ def test_a_host_that_rebooted_restarts_its_tagged_servers_in_place() -> None:
     assert verdict(books, "reboot", None) == []
     books.ends["id-cache"] = ("SHUTOFF", "dead", ())
     assert "cache was ACTIVE before and is SHUTOFF" in verdict(books, "reboot", None)
+
+
+def test_a_failure_that_was_never_made_proves_nothing() -> None:
+    books = story()
+    books.died_at = None
+    assert verdict(books) == ["nothing was shown: the failure was never made"]

@@ -64,7 +64,9 @@ def _now(detail: HostDetail) -> Iterator[str]:
 
 
 def _device(device: DeviceHealth) -> str:
-    name = f"fencing level {device.level}: {device.device}" + (f" ({device.driver})" if device.driver else "")
+    # The level is known from the first look on.
+    level = f"fencing level {device.level}: " if device.level else "fencing device "
+    name = f"{level}{device.device}" + (f" ({device.driver})" if device.driver else "")
     if device.checked_age_s is None:
         return f"{name} has not been looked at yet"
     when = f"{span(device.checked_age_s)} ago"

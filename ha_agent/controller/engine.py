@@ -200,6 +200,7 @@ class Engine:
             case ProbeAnswered():
                 if obs.answer is Answer.SIGNED:
                     self.reached.setdefault(obs.host, {})[obs.witness] = obs.at
+                    self._note_first_witnesses(obs.host)
                 self.views[obs.host] = witness.answered(view, obs)
             case PowerSeen():
                 self.views[obs.host] = witness.power_seen(view, obs)
@@ -578,6 +579,12 @@ class Engine:
             else:
                 pause = min(pause, 1.0)
             heapq.heappush(self._probes, (now + pause * self.random.uniform(0.8, 1.0), host))
+
+    def _note_first_witnesses(self, host: str) -> None:
+        """The first few are kept at once: a crash right after them must not leave a host of which nobody may speak."""
+        record, detection = self.state.hosts.get(host), self._detection(host)
+        if record is not None and len(record.witnesses) < detection.witnesses_min:
+            self._note_witnesses(host, self.clock.now() - detection.witness_fresh_s)
 
     def _note_witnesses(self, host: str, since: float) -> None:
         """Kept over restarts: a controller that finds a host dead can no longer see who reached it before."""

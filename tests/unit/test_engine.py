@@ -320,3 +320,15 @@ def test_an_unknown_host_or_answer_changes_nothing() -> None:
     assert bench.engine.state == before
     with pytest.raises(UsageError, match="not in the inventory"):
         bench.order(Order.FENCE, "stranger")
+
+
+def test_a_controller_that_is_killed_soon_after_its_start_still_knows_who_may_deny_a_host() -> None:
+    first = Bench()
+    while not first.engine.witnesses("c1"):
+        first.run(0.25)
+    first.order(Order.ARM)
+    second = Bench(first.store, clock=first.clock)  # the same machine, after a kill -9
+    second.dead.add("c1")
+    second.run(30)
+    assert [c.host for c in second.commands if c.kind is CommandKind.FENCE] == ["c1"]
+    assert not [line for line in second.lines if "unknown" in line], "its first round asked nobody"

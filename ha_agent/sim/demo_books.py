@@ -66,8 +66,8 @@ class Books:
 class WatchedNova(NovaState):
     """NovaState that writes down what it was made to do."""
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random, books: Books) -> None:
-        super().__init__(clock, rng)
+    def __init__(self, clock: Callable[[], float], rng: random.Random, books: Books, report_s: float) -> None:
+        super().__init__(clock, rng, report_s=report_s)
         self._books = books
 
     def evacuate(self, server_id: str, microversion: tuple[int, int] = (2, 94), target: str | None = None) -> None:

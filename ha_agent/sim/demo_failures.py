@@ -46,7 +46,7 @@ class Failure:
         return guest.tagged if self.restarted else guest.protected
 
 
-_PATIENT = Detection(hung_patience_s=12.0)
+_PATIENT = Detection(hung_patience_s=12.0, nova_report_interval_s=5.0)
 
 FAILURES: dict[str, Failure] = {
     f.name: f
@@ -95,7 +95,7 @@ FAILURES: dict[str, Failure] = {
                 "incident.blocked",
                 *FENCED[3:],
             ),
-            fencing=Fencing(attempt_s=8.0),
+            fencing=Fencing(attempt_s=10.0),
             off_within_s=None,  # the BMC hears nothing
         ),
         Failure(

@@ -45,7 +45,9 @@ class World:
 
     def __init__(self, directory: Path, failure: Failure, hosts: int, instances: int, seed: int, clock: Clock) -> None:
         self.books = Books()
-        self.nova = WatchedNova(clock.now, random.Random(f"{seed} nova"), self.books)
+        self.nova = WatchedNova(
+            clock.now, random.Random(f"{seed} nova"), self.books, failure.detection.nova_report_interval_s
+        )
         self.api = NovaApi(self.nova)
         self.farm = BmcFarm()
         self.topic = f"demo-{uuid.uuid4().hex}"  # kombu's memory transport is one for the whole process

@@ -17,17 +17,16 @@ import pytest
 
 from ha_agent.sim.wire_cut import Wire
 
-MODULE = "import sys; from ha_agent.sim.demo import DemoOptions, run; sys.exit(run(DemoOptions({})))"
 FULL = pytest.mark.full
 
 
 class Run:
     """One demo in a process of its own, with a directory of its own for temporary files."""
 
-    def __init__(self, directory: Path, options: str) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
         self.process = subprocess.Popen(
-            [sys.executable, "-c", MODULE.format(options)],
+            [sys.executable, "-m", "ha_agent", "demo", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -62,12 +61,13 @@ def workers_of(pid: int) -> list[str]:
 
 
 def summary_of(directory: Path, failure: str) -> dict[str, Any]:
-    code, out = Run(directory, f"failure={failure!r}, json=True").end()
+    code, out = Run(directory, "--failure", failure, "--json").end()
     lines = [json.loads(line) for line in out.splitlines()]
     assert all("event" in line for line in lines)
     summary: dict[str, Any] = lines[-1]
     assert summary["event"] == "summary"
-    assert (code, summary["violations"]) == (0, [])
+    assert summary["violations"] == []
+    assert code == 0
     assert summary["failure"] == failure
     return summary
 
@@ -103,7 +103,7 @@ def test_a_host_that_is_hard_to_kill_is_fenced_all_the_same(tmp_path: Path, fail
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
-    run = Run(tmp_path, "json=True")
+    run = Run(tmp_path, "--json")
     assert run.process.stdout is not None
     for line in run.process.stdout:
         if "armed by" in line:
@@ -114,7 +114,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
 
 
 def test_without_a_terminal_it_is_plain_lines(tmp_path: Path) -> None:
-    code, out = Run(tmp_path, "failure='reboot'").end()
+    code, out = Run(tmp_path, "--failure", "reboot").end()
     assert code == 0
     assert "\x1b" not in out
     assert "every rule held" in out

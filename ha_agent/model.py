@@ -470,6 +470,7 @@ class VerdictGiven(Event, frozen=True, kw_only=True):
     last_seen_at: float | None = None
     silent: int = 1  # hosts that are silent now, this one included: in all …
     silent_domain: int = 1  # … and in its failure domain
+    signed_at: float | None = None  # when the witnesses were asked, where one of them got a signed answer
     new_id: str = ""
 
 
@@ -481,14 +482,6 @@ class Beat(Event, frozen=True, kw_only=True):
     waiting_gate: bool = False
     nova_compute: Health = Health.UNKNOWN
     new_id: str = ""
-
-
-class Reached(Event, frozen=True, kw_only=True):
-    """A witness reached a host that has an open incident (a signed answer)."""
-
-    host: str
-    by: str
-    boot_id: str = ""
 
 
 class Finished(Event, frozen=True, kw_only=True):
@@ -565,15 +558,5 @@ class WitnessesSeen(Event, frozen=True, kw_only=True):
 
 
 AnyEvent = (
-    VerdictGiven
-    | Beat
-    | Reached
-    | Finished
-    | Tick
-    | Resumed
-    | Paused
-    | Operator
-    | GuestFault
-    | MachineSeen
-    | WitnessesSeen
+    VerdictGiven | Beat | Finished | Tick | Resumed | Paused | Operator | GuestFault | MachineSeen | WitnessesSeen
 )

@@ -479,15 +479,15 @@ class Engine:
             view = self.views[host] = became
             self._silent.add(host)
             self._effects.append(ReadBmc(host=host))
-            self._give(view, view.verdict, view.reason, "")
+            self._give(view, view.verdict, view.reason, None)
         if view.suspect_at is not None:
             ctx = witness.Context(now_s=now, detection=detection, doubt=self._doubt(view))
             verdict = witness.judge(view, ctx)
             if verdict is not None:
-                nonces = [r.nonce for r in (view.round, view.judged) if r is not None and r.complete(now, detection)]
+                rounds = [r for r in (view.round, view.judged) if r is not None and r.complete(now, detection)]
                 view = msgspec.structs.replace(view, verdict=verdict[0], reason=verdict[1])
                 self.views[host] = view
-                self._give(view, verdict[0], verdict[1], nonces[0] if nonces else "")
+                self._give(view, verdict[0], verdict[1], rounds[0] if rounds else None)
             if witness.wants_round(view, ctx):
                 asked = self._eligible(view, now)
                 view = witness.begin_round(view, self.random.nonce(), asked, now)
@@ -502,8 +502,10 @@ class Engine:
         self._look_at[host] = max(at, now + 0.05)
         heapq.heappush(self._looks, (self._look_at[host], host))
 
-    def _give(self, view: witness.View, verdict: Verdict, reason: str, nonce: str) -> None:
+    def _give(self, view: witness.View, verdict: Verdict, reason: str, asked: witness.Round | None) -> None:
         """Tell `decide`, once per round and change."""
+        nonce = asked.nonce if asked is not None else ""
+        signed = asked is not None and Answer.SIGNED in asked.answers.values()
         if not self.leading or self._given.get(view.host) == (verdict, nonce):
             return
         self._given[view.host] = (verdict, nonce)
@@ -518,6 +520,7 @@ class Engine:
                 last_seen_at=view.heard_at,
                 silent=len(together),
                 silent_domain=sum(self.policy.hosts[h].domain == domain for h in together),
+                signed_at=asked.at if asked is not None and signed else None,
                 new_id=self.random.uuid(),
             )
         )

@@ -22,7 +22,6 @@ from ha_agent.model import (
     Outcome,
     Paused,
     Phase,
-    Reached,
     Resumed,
     State,
     Status,
@@ -70,8 +69,6 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
             believe.on_verdict(turn, event)
         case Beat():
             believe.on_beat(turn, event)
-        case Reached():
-            believe.on_reached(turn, event)
         case Finished():
             touched = _finished(turn, event.outcome)
         case Operator():

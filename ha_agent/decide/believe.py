@@ -10,7 +10,6 @@ from ha_agent.model import (
     Incident,
     Kind,
     Mode,
-    Reached,
     Step,
     Verdict,
     VerdictGiven,
@@ -25,9 +24,6 @@ from ha_agent.plans import (
     UNFORCE_AND_RESTART,
     plan_for,
 )
-
-REACHED_VERDICTS = frozenset({Verdict.PARTITIONED, Verdict.AGENT_LOST})
-"""Verdicts which say that the host's kernel is alive."""
 
 
 def on_verdict(turn: Turn, event: VerdictGiven) -> None:
@@ -61,7 +57,7 @@ def on_verdict(turn: Turn, event: VerdictGiven) -> None:
             turn.put(incident, beat_at=None, new_boot_id="", nova_compute=Health.UNKNOWN, gate_ok=False, clean=False)
         return
     if incident.committed_at is not None or Step.UNFENCE in incident.plan[:2]:
-        if verdict in REACHED_VERDICTS:
+        if _signed_since(incident, event):
             fence.revoke(turn, incident, f"{verdict}: {event.reason}")
         return
     _before_commit(turn, incident, event)
@@ -88,6 +84,8 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
             )
             turn.tell("host.down", incident, evidence=None, forced_down=False, servers=[])
         return
+    if incident.evidence is not None and not _signed_since(incident, event):
+        return  # Nova's view, and answers to questions from before the off, are older than the evidence
     if verdict is Verdict.UNKNOWN:
         # Evidence, where there is some, stands: it says more than a witness that cannot be asked.
         if changed and incident.evidence is None:
@@ -99,6 +97,16 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
         return  # replanned when the attempt is dead and the verdict is given again
     plan = (Step.UNFENCE, *TELL) if incident.forced else TELL
     turn.replan(incident, plan, verdict, event.reason)
+
+
+def _signed_since(incident: Incident, event: VerdictGiven) -> bool:
+    """S2: a witness got a signed answer to a question that was asked after the evidence. Only that revokes it, beside heartbeats and
+    readings: what Nova last heard of the host may be from before the off, and our own call changes its row too."""
+    evidence = incident.evidence
+    since = (
+        max((r.at for r in evidence.readings), default=evidence.at) if evidence is not None else incident.evidence_since
+    )
+    return event.signed_at is not None and event.signed_at > since
 
 
 def _open(turn: Turn, event: VerdictGiven) -> None:
@@ -176,15 +184,6 @@ def on_beat(turn: Turn, event: Beat) -> None:
             new_boot_id=event.boot_id,
             beat_at=turn.now.at,
         )
-
-
-def on_reached(turn: Turn, event: Reached) -> None:
-    """A witness got a signed answer of a host with an open incident (S2, S5)."""
-    incident = turn.open_for(event.host)
-    if incident is None or incident.settled:
-        return
-    if incident.committed_at is not None:
-        fence.revoke(turn, incident, f"{event.by} reaches it")
 
 
 def heard(turn: Turn, incident: Incident, boot_id: str) -> None:

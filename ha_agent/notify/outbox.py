@@ -137,7 +137,7 @@ class Outbox:
             try:
                 notification = msgspec.json.decode(document.body, type=Notification)
             except msgspec.MsgspecError as error:
-                log.error("notification %s cannot be decoded and is dropped: %s", document.key, error)  # noqa: TRY400
+                log.error("notification %s cannot be decoded and is dropped: %s", document.key, error)
                 self.dropped += 1
                 done.append(Delete(kind=KIND, key=document.key))
                 continue

@@ -11,6 +11,7 @@ from ha_agent.model import (
     Answer,
     Command,
     CommandKind,
+    ComputeService,
     Finished,
     Health,
     Operator,
@@ -19,12 +20,14 @@ from ha_agent.model import (
     Phase,
     Power,
     Reading,
+    Server,
     Status,
     Step,
+    Survey,
     Verdict,
 )
 from ha_agent.policy import HostPolicy, Policy
-from ha_agent.ports import Heartbeat, ProbeAnswered, Reported
+from ha_agent.ports import Heartbeat, NovaSeen, ProbeAnswered, Reported
 from ha_agent.store.memory import MemoryStore
 
 HOSTS = [f"c{n}" for n in range(1, 7)]
@@ -332,3 +335,31 @@ def test_a_controller_that_is_killed_soon_after_its_start_still_knows_who_may_de
     second.run(30)
     assert [c.host for c in second.commands if c.kind is CommandKind.FENCE] == ["c1"]
     assert not [line for line in second.lines if "unknown" in line], "its first round asked nobody"
+
+
+def test_what_nova_heard_before_the_off_revokes_nothing_but_a_signed_answer_does() -> None:
+    bench = armed()
+    bench.dead.add("c1")
+    bench.run(5)
+    row = ComputeService(id="1", host="c1", updated_at="before")
+    bench.engine.observe(NovaSeen(host="c1", at=bench.clock.at, service=row))
+    bench.run(5.5)
+    bench.finish(bench.commands[0], readings=off_twice(bench))
+    assert bench.kinds() == [CommandKind.FENCE, CommandKind.FORCE_DOWN]
+    # its nova-compute had reported once more before the off, and our own call changed the row
+    later = ComputeService(id="1", host="c1", updated_at="after", forced_down=True)
+    bench.engine.observe(NovaSeen(host="c1", at=bench.clock.at, service=later))
+    bench.run(4)
+    assert bench.engine.views["c1"].verdict is Verdict.PARTITIONED
+    (incident,) = bench.engine.state.incidents.values()
+    assert incident.evidence is not None
+    assert incident.step is Step.FORCE_DOWN
+    bench.finish(bench.commands[1])
+    survey = Survey(
+        servers=(Server(id="s", host="c1", status="ACTIVE", tags=("automatic-recovery",), local_disk=False),)
+    )
+    bench.finish(bench.commands[-1], survey=survey)
+    assert CommandKind.EVACUATE in bench.kinds()
+    bench.witness = Answer.SIGNED
+    bench.run(4)
+    assert bench.kinds()[-1] is CommandKind.FENCE, "stop, fence again, resume"

@@ -39,7 +39,7 @@ startlan 1
   allowed_auths_admin none md2 md5 straight
   guid {guid}
 endlan
-chassis_control "{switch} {directory}"
+chassis_control "/bin/sh {switch} {directory}"
 user 1 false "" "none" user 10 none md2 md5 straight
 user 2 true "{user}" "{password}" admin 20 none md2 md5 straight
 """
@@ -136,9 +136,9 @@ class IpmiSim:
         self._directory.mkdir(parents=True)
         (self._directory / "state").mkdir()
         (self._directory / "command").write_text(self._command + "\n")
+        # sh reads it: a program that a child of ours, just forked, still holds open for writing could not be executed
         switch = self._directory / "switch"
         switch.write_text(_SWITCH)
-        switch.chmod(0o755)
         (self._directory / "lan").write_text(
             _LAN.format(
                 name=self.name,
@@ -181,7 +181,7 @@ class IpmiSim:
     def press(self, on: bool) -> None:
         """The power button: switches the host without its BMC (also: a host that dies, or is brought back, by itself)."""
         subprocess.run(
-            [self._directory / "switch", self._directory, "set", "power", str(int(on))],
+            ["/bin/sh", self._directory / "switch", self._directory, "set", "power", str(int(on))],
             check=True,
             stdout=subprocess.DEVNULL,
         )

@@ -39,7 +39,7 @@ from ha_agent.model import CommandKind, Incident, ServerProgress
 from ha_agent.sim.nova_api import NovaApi
 from ha_agent.sim.nova_state import NovaState, SimHost
 from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
-from tests.integration.rig_cable import Cable
+from tests.integration.rig_cable import PowerWire
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ("compute-1", "compute-2", "compute-3")
@@ -60,8 +60,13 @@ class WatchedNova(NovaState):
     """Nova's simulator, and a list of what it was told of services: (host, forced_down)."""
 
     def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
-        super().__init__(clock, rng, evacuation_s=(1.2, 1.6))
+        super().__init__(clock, rng)
         self.told: list[tuple[str, bool]] = []
+        self.slow(False)
+
+    def slow(self, yes: bool) -> None:
+        """Whether evacuations that are asked for from now on outlast a restart of the controller."""
+        self._evacuation_s = (7.0, 8.0) if yes else (1.2, 1.6)
 
     def force_down(self, service_id: str, value: bool) -> SimHost:
         """Kept where Nova accepted it."""
@@ -78,7 +83,7 @@ class Rig:
         self.nova = WatchedNova(time.monotonic, random.Random(7))
         self.api = NovaApi(self.nova)
         self.bmcs: dict[str, IpmiSim] = {}
-        self.cables = {name: Cable() for name in HOSTS}
+        self.cables = {name: PowerWire() for name in HOSTS}
         self.boots: list[str] = []  # hosts, in the order in which they booted
         self.kills = 0
         self.orphans: set[str] = set()  # ids of commands whose controller was killed before it knew their answers
@@ -134,8 +139,8 @@ class Rig:
         if self._clerk is not None:
             self._clerk.cancel()
             await asyncio.gather(self._clerk, return_exceptions=True)
-        for bmc in self.bmcs.values():
-            with contextlib.suppress(FileNotFoundError):  # never started
+        for name, bmc in self.bmcs.items():
+            if (self.directory / "bmc" / name / "switch").exists():  # it was started
                 await asyncio.to_thread(bmc.stop)
         if self._server is not None:
             self._server.close()
@@ -233,7 +238,7 @@ class Rig:
         self._controller.wait()
         self.kills += 1
         self.orphans |= {command.id for incident in self.incidents() for command in incident.pending}
-        await self.until(lambda: not any(alive(pid) for pid in workers), 2, "the fencing workers die with it")
+        await self.until(lambda: not any(alive(pid) for pid in workers), 0.3, "the fencing workers die with it")
 
     def workers(self) -> list[int]:
         """The controller's living fencing workers."""

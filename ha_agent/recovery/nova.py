@@ -11,6 +11,7 @@ from ha_agent.errors import DriverError, Unanswered
 from ha_agent.model import ComputeService, Migration, Server
 from ha_agent.recovery.nova_http import NovaHttp
 from ha_agent.recovery.nova_look import Look
+from ha_agent.recovery.nova_reports import Reports
 from ha_agent.recovery.nova_rows import MigrationsAnswer, ServersAnswer, ServicesAnswer
 
 EVACUATION = "evacuation"
@@ -43,6 +44,7 @@ class NovaCloud:
         self._now = now
         self._lock = threading.Lock()
         self._looks: dict[str, Look] = {}
+        self._reports = Reports()
 
     @property
     def calls(self) -> int:
@@ -56,12 +58,12 @@ class NovaCloud:
     # --- reads -----------------------------------------------------------------------------------------------------
 
     def services(self) -> Sequence[ComputeService]:
-        """Every nova-compute service."""
+        """Every nova-compute service. `updated_at` moves with its reports only; see nova_reports."""
         return self._services({})
 
     def _services(self, more: dict[str, str | int]) -> list[ComputeService]:
         answer = self.http.get("/os-services", ServicesAnswer, {"binary": "nova-compute", **more})
-        return [row.value() for row in answer.services]
+        return [self._reports.corrected(row.value()) for row in answer.services]
 
     def servers(self, host: str) -> Sequence[Server]:
         """Every server of the host."""

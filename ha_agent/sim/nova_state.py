@@ -103,6 +103,7 @@ class SimHost:
     disabled: bool = False
     started_at: float = 0.0
     reported_at: float = 0.0
+    changed_at: float = 0.0
     spawn_fails: str = ""
 
     @property
@@ -370,11 +371,12 @@ class NovaState:
         ):
             raise NovaError(
                 400,
-                f"Unable to force up host {row.name} as `done` evacuation records remain associated with the host. "
+                f"Unable to force up host {row.name} as `done` evacuation migration records remain associated with the host. "
                 "Ensure the compute service has been restarted, allowing these records to move to `completed` "
                 "before retrying this request.",
             )
         row.forced_down = value
+        row.changed_at = self._now()
         return row
 
     # --- what a client may ask of a server --------------------------------------------------------------------------

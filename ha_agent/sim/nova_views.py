@@ -42,7 +42,8 @@ def service(state: NovaState, row: SimHost, version: Version) -> dict[str, Any]:
         "zone": "nova",
         "status": "disabled" if row.disabled else "enabled",
         "state": "up" if state.is_up(row.name) else "down",
-        "updated_at": state.updated_at(row.name),
+        # the database touches the time at any change of the row, not only at a report
+        "updated_at": max(state.updated_at(row.name), stamp(row.changed_at)),
         "disabled_reason": None,
         **({"forced_down": row.forced_down} if version >= (2, 11) else {}),
     }

@@ -226,6 +226,28 @@ def test_force_down_is_set_once_and_read_back(lab: Lab) -> None:
     assert not lab.state.hosts[A].forced_down
 
 
+def test_our_own_change_of_the_flag_does_not_look_like_a_report(lab: Lab) -> None:
+    lab.after(25)
+    cloud = lab.cloud()
+
+    def shown() -> str:
+        return next(s.updated_at for s in cloud.services() if s.host == A)
+
+    alive = shown()
+    lab.api.call(lambda: lab.state.power_cut(A))
+    lab.after(2)
+    assert shown() == alive
+    cloud.force_down(A, True)
+    raw = str(cloud.http.get("/os-services", dict))
+    assert alive not in raw.partition(B)[0], "Nova itself moves the time"
+    assert shown() == alive
+    lab.after(30)
+    assert shown() == alive
+    lab.api.call(lambda: lab.state.power_on(A))
+    lab.api.call(lambda: lab.state.compute_start(A))
+    assert shown() > alive, "under forced_down, too, a report is a report"
+
+
 def test_nova_says_why_the_flag_cannot_be_cleared_yet(lab: Lab) -> None:
     (server,) = lab.boot(A)
     lab.dead(A)

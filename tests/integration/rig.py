@@ -127,7 +127,10 @@ class Rig:
             log = shlex.quote(str(self.directory / name / "log"))
             command = f"PYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.join(program)} >> {log} 2>&1"
             self.bmcs[name] = IpmiSim(self.directory / "bmc", name, command)
-        await asyncio.gather(*(asyncio.to_thread(bmc.start) for bmc in self.bmcs.values()))
+        starts = [asyncio.to_thread(bmc.start) for bmc in self.bmcs.values()]
+        for result in await asyncio.gather(*starts, return_exceptions=True):  # none is left behind in the middle of it
+            if result is not None:
+                raise result
         self._configure()
         self._clerk = asyncio.create_task(self._write_down())
         await self.until(lambda: set(self.boots) == set(HOSTS), 30, "the hosts boot")

@@ -77,7 +77,14 @@ def storm(state: State, incident: Incident, policy: Policy, now_s: float) -> Ref
     limits = policy.storm
     domain = _domain(policy, incident.host)
     fenced = [f for f in recent(state.fleet.fences, limits.window_s, now_s) if f.host != incident.host]
-    waiting = [i.host for i in state.incidents.values() if i.host != incident.host and wants_fence(i)]
+    waiting = [
+        i.host
+        for i in state.incidents.values()
+        if i.host != incident.host
+        and wants_fence(i)
+        and i.opened_at > now_s - limits.window_s
+        and may_act(state, i.host, policy) is None
+    ]
     hosts = {f.host for f in fenced} | set(waiting)
     count = max(len(hosts) + 1, incident.silent)
     limit = storm_limit(limits, len(policy.hosts))

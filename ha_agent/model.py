@@ -383,6 +383,7 @@ class Incident(Value, frozen=True, kw_only=True):
     window: float = 0.0
     evidence_since: float = 0.0
     contradicted: int = 0
+    crosschecked: tuple[int, ...] = ()
     read_at: float = 0.0
     poll_at: float = 0.0
     wake_at: float | None = None
@@ -542,6 +543,13 @@ class GuestFault(Event, frozen=True, kw_only=True):
     new_id: str = ""
 
 
+class PowerRead(Event, frozen=True, kw_only=True):
+    """The devices of a host with an open incident were looked at, for whatever reason."""
+
+    host: str
+    readings: tuple[Reading, ...]
+
+
 class MachineSeen(Event, frozen=True, kw_only=True):
     """A fencing device said which machine it is, while its host was known alive."""
 
@@ -558,5 +566,15 @@ class WitnessesSeen(Event, frozen=True, kw_only=True):
 
 
 AnyEvent = (
-    VerdictGiven | Beat | Finished | Tick | Resumed | Paused | Operator | GuestFault | MachineSeen | WitnessesSeen
+    VerdictGiven
+    | Beat
+    | Finished
+    | Tick
+    | Resumed
+    | Paused
+    | Operator
+    | GuestFault
+    | MachineSeen
+    | PowerRead
+    | WitnessesSeen
 )

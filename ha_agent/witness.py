@@ -178,6 +178,14 @@ def wants_round(view: View, ctx: Context) -> bool:
     return ctx.now_s >= current.at + ctx.detection.probe_interval_s and current.complete(ctx.now_s, ctx.detection)
 
 
+def could_not_say(view: View) -> frozenset[str]:
+    """Witnesses that were asked in the last round and denied nothing: their own trouble, they are left out of the next one."""
+    current = view.round
+    if current is None:
+        return frozenset()
+    return frozenset(w for w in current.asked if current.answers.get(w, Answer.FAILED) is Answer.FAILED)
+
+
 def begin_round(view: View, nonce: str, asked: Sequence[str], now_s: float) -> View:
     """Ask again."""
     current = view.round
@@ -224,6 +232,9 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
             Verdict.UNKNOWN,
             f"{silence}; {len(denied)} of at least {detection.witnesses_min} witnesses could be asked",
         )
+    if len(denied) < len(current.asked):  # all must deny; who could not ask is left out of the next round
+        mute = sorted(set(current.asked) - set(denied))
+        return Verdict.UNKNOWN, f"{silence}; {_names(mute)} could not say"
     by = f"{silence}; {_names(denied)} cannot reach it either" if denied else f"{silence}; no witness is asked for"
     if view.power and all(r.power is Power.OFF for r in view.power):
         return Verdict.OFF, f"{by}; {', '.join(r.device for r in view.power)} reads off"

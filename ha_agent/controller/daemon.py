@@ -64,7 +64,9 @@ class Controller:
         self._on_line = on_line
         self._events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self._seq = 0
-        self.engine = Engine(name=name, policy=policy, store=store, clock=clock, random=random, log=self._line)
+        self.engine = Engine(
+            name=name, policy=policy, store=store, clock=clock, random=random, log=self._line, on_bug=self._bug
+        )
         self.devices_health = Devices(self.engine, clock, drivers or {})
         self.monitor = monitor(self.observe)
         self.fencer = fencer(self.devices_health.expected)
@@ -92,6 +94,7 @@ class Controller:
             "foreign_claims": 0,
             "heartbeats": 0,
             "outcomes": 0,
+            "bugs": 0,
         }
 
     # --- running ---
@@ -182,8 +185,12 @@ class Controller:
     async def check_devices(self, interval_s: float, deadline_s: float) -> None:
         """Look at every fencing device, for ever. A task beside `run`."""
         loop = getattr(self.fencer, "check_loop", None)
-        if loop is not None:
-            await loop(interval_s, deadline_s, self.devices_health.result)
+        while loop is not None:
+            try:
+                await loop(interval_s, deadline_s, self.devices_health.result)
+            except Exception:
+                log.exception("the periodic look at the fencing devices failed; it begins again")
+            await asyncio.sleep(DRAIN_S)
 
     # --- what the drivers bring ---
 
@@ -209,6 +216,10 @@ class Controller:
         self._tallies["outcomes"] += 1
         self.engine.feed(finished)
         self._wake.set()
+
+    def _bug(self, error: Exception) -> None:
+        self._tallies["bugs"] += 1
+        log.error("an event was dropped, a bug: %s", error, exc_info=error)
 
     def _line(self, text: str) -> None:
         self._seq += 1
@@ -285,6 +296,7 @@ class Controller:
             reasons.append(f"paused: {engine.state.fleet.paused}")
         if engine.store_error:
             reasons.append(f"the store failed: {engine.store_error}")
+        reasons += [f"{h.host}: {h.contradiction}" for h in engine.state.hosts.values() if h.contradiction]
         reasons += [
             f"{d.host}: {d.device}: {d.error}" for d in self.devices() if not d.ok and d.checked_age_s is not None
         ]

@@ -9,7 +9,7 @@ import msgspec
 
 from ha_agent.api.facade import DeviceHealth
 from ha_agent.controller.engine import Engine
-from ha_agent.model import MachineSeen, Power, Reading, Verdict
+from ha_agent.model import MachineSeen, Power, PowerRead, Reading, Verdict
 from ha_agent.ports import Clock
 
 Tell = Callable[[str, dict[str, Any]], None]
@@ -31,6 +31,8 @@ class Devices:
 
     def result(self, host: str, level: int, readings: Sequence[Reading]) -> None:
         """A periodic look ended. A change of health is told; the identity is learned once."""
+        if any(r.power is Power.ON for r in readings):
+            self._engine.feed(PowerRead(host=host, readings=tuple(readings)))
         for reading in readings:
             error = reading.error if reading.power is Power.UNKNOWN else ""
             known = self.expected(host, reading.device)

@@ -31,6 +31,7 @@ from ha_agent.model import (
     Order,
     Paused,
     Phase,
+    PowerRead,
     Resumed,
     State,
     Tick,
@@ -69,7 +70,8 @@ MaySend = Callable[[State, Command, Policy, float], str]
 
 
 class Engine:
-    """See the module. `log` gets one line per change. `decide` and `may_send` are parameters so that tests can plant bugs."""
+    """See the module. `log` gets one line per change. `decide` and `may_send` are parameters so that tests can plant bugs.
+    `on_bug` is told of an exception that should never be; without it the exception is raised."""
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class Engine:
         log: Callable[[str], None] = lambda line: None,
         decide: Decide = decide,
         may_send: MaySend = guards.may_send,
+        on_bug: Callable[[Exception], None] | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -99,6 +102,7 @@ class Engine:
         self._log = log
         self._decide = decide
         self._may_send = may_send
+        self._on_bug = on_bug
         self._outbox = OutboxWriter(0)
         self.told = 0  # notifications journalled since the start
         self._effects: list[AnyEffect] = []
@@ -156,7 +160,7 @@ class Engine:
         if self.leading:
             wake = next_wake(self.state)
             if wake is not None:
-                times.append(wake)
+                times.append(max(wake, self._retry_at) if self.store_error else wake)
             if self._unwritten:
                 times.append(self._retry_at)
         times.append(self._lease_at)
@@ -176,7 +180,7 @@ class Engine:
         self._probe_due(now)
         if self.leading:
             wake = next_wake(self.state)
-            if wake is not None and wake <= now:
+            if wake is not None and wake <= now and (not self.store_error or now >= self._retry_at):
                 self._apply(Tick())
 
     def effects(self) -> list[AnyEffect]:
@@ -204,13 +208,15 @@ class Engine:
                 self.views[obs.host] = witness.answered(view, obs)
             case PowerSeen():
                 self.views[obs.host] = witness.power_seen(view, obs)
+                if self.leading and obs.host in self._open_hosts:
+                    self._apply(PowerRead(host=obs.host, readings=obs.readings))
             case NovaSeen():
                 self.views[obs.host] = witness.nova_seen(view, obs)
             case Reported():
                 self.views[obs.host] = witness.reported(view, obs, self._detection(obs.host))
             case ForeignClaim():
                 if self.leading:
-                    claim = f"{obs.controller} (store {obs.store_id[:8]}, epoch {obs.epoch}) on {obs.host}"
+                    claim = f"{obs.controller} (store {obs.store_id[:8]})"  # one alarm, however many hosts say so
                     self._apply(Operator(order=Order.FOREIGN, actor="ha-agent", reason=claim))
                 return
         if view.suspect_at is not None or isinstance(obs, Reported):
@@ -308,8 +314,8 @@ class Engine:
     def _lead(self, lease: Lease, now: float) -> None:
         """S7: load what the last leader wrote; all of its open intents have lost their answers."""
         try:
-            self.state = journal.load(self.store, self.policy, now, self.clock.boot_id())
-            self.store.commit(lease.epoch, [journal.clock_document(self.clock.boot_id())])
+            self.state, writes = journal.take_over(self.store, self.policy, now, self.clock.boot_id())
+            self.store.commit(lease.epoch, writes)
         except StoreError as error:
             self._store_failed(error)
             return
@@ -356,6 +362,11 @@ class Engine:
             self._keep(event)
         except UsageError as error:
             self._log(f"ignored: {error}")
+        except Exception as error:
+            # a bug in one incident must not end the watch over all hosts: nothing was changed, nothing is sent
+            if self._on_bug is None:
+                raise
+            self._on_bug(error)
 
     def _commit(self, event: AnyEvent) -> None:
         now = Now(at=self.clock.now(), wall=self.clock.wall())
@@ -489,7 +500,10 @@ class Engine:
                 self.views[host] = view
                 self._give(view, verdict[0], verdict[1], rounds[0] if rounds else None)
             if witness.wants_round(view, ctx):
-                asked = self._eligible(view, now)
+                eligible, mute = self._eligible(view, now), witness.could_not_say(view)
+                asked = tuple(w for w in eligible if w not in mute)
+                if len(asked) < detection.witnesses_min:
+                    asked = eligible
                 view = witness.begin_round(view, self.random.nonce(), asked, now)
                 assert view.round is not None
                 for w in asked:

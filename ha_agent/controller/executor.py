@@ -7,6 +7,7 @@ sending. Every command ends in exactly one outcome, within its deadline.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -28,8 +29,11 @@ from ha_agent.model import (
 from ha_agent.policy import HostPolicy, Policy
 from ha_agent.ports import AnyObservation, Clock, Cloud, Fencer, Monitor, NovaSeen, PowerSeen
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 NOVA_THREADS = 16
+LOOKERS = 2
 SERVICES_FRESH_S = 1.0
 ASK_REMOTE_S = 3.0
 
@@ -58,6 +62,7 @@ class Executor:
         self._fencer = fencer
         self._monitor = monitor
         self._threads = ThreadPoolExecutor(NOVA_THREADS, thread_name_prefix="nova")
+        self._lookers = ThreadPoolExecutor(LOOKERS, thread_name_prefix="nova-look")  # never in the way of a command
         self._free = asyncio.Semaphore(NOVA_THREADS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._fences: dict[str, asyncio.Task[None]] = {}
@@ -87,6 +92,7 @@ class Executor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._fencer.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._lookers.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(_none(work))
@@ -158,13 +164,19 @@ class Executor:
 
     async def _nova(self, call: Callable[[], T], policy: HostPolicy, command: Command) -> T:
         """One call in a thread that is free at once; `permit` is asked immediately before it."""
-        async with self._free:
+        await self._free.acquire()
+        try:
             self._allowed(command)
             future = asyncio.get_running_loop().run_in_executor(self._threads, call)
-            try:
-                return await asyncio.wait_for(asyncio.shield(future), policy.recovery.api_max_s)
-            except TimeoutError:
-                raise Unanswered(f"Nova did not answer {command.kind} in time") from None
+        except BaseException:
+            self._free.release()
+            raise
+        # the thread is free again when the call has ended, not when we stopped waiting for it
+        future.add_done_callback(lambda _: self._free.release())
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), policy.recovery.api_max_s)
+        except TimeoutError:
+            raise Unanswered(f"Nova did not answer {command.kind} in time") from None
 
     def _allowed(self, command: Command) -> None:
         refusal = self._permit(command)
@@ -191,6 +203,9 @@ class Executor:
             readings = await self._fencer.read(host, 0, policy.fencing.read_s)
         except HaAgentError:
             return
+        except Exception:
+            log.exception("a driver failed in an unexpected way; %s was not read", host)
+            return
         self._observe(PowerSeen(host=host, at=self._clock.now(), readings=tuple(readings)))
 
     async def _read_nova(self, host: str) -> None:
@@ -201,10 +216,13 @@ class Executor:
                 self._services_at = now
                 try:
                     rows = await asyncio.wait_for(
-                        asyncio.get_running_loop().run_in_executor(self._threads, self._cloud.services), 30.0
+                        asyncio.get_running_loop().run_in_executor(self._lookers, self._cloud.services), 30.0
                     )
                     self._services = {s.host: s for s in rows}
                 except (HaAgentError, TimeoutError):
+                    self._services = {}
+                except Exception:
+                    log.exception("a driver failed in an unexpected way; Nova counts as unreadable")
                     self._services = {}
             at, service = self._services_at, (self._services or {}).get(host)
         self._observe(NovaSeen(host=host, at=at, service=service))

@@ -159,6 +159,8 @@ def _incident(old: Incident | None, new: Incident) -> list[Put | Delete]:
         if known is not server and known != server:
             body = encode(ServerDocument(server=server, order=order))
             writes.append(Put(kind="server", key=f"{new.id}/{server.id}", body=body))
+    kept = {s.id for s in new.servers}
+    writes += [Delete(kind="server", key=f"{new.id}/{gone}") for gone in before if gone not in kept]
     written = old.dropped_history + len(old.history) if old else 0
     for n in range(max(written, new.dropped_history), new.dropped_history + len(new.history)):
         entry = new.history[n - new.dropped_history]
@@ -191,6 +193,15 @@ def trimmed(state: State) -> State:
 
 def load(store: Store, policy: Policy, now_s: float, boot_id: str) -> State:
     """The stored state, with its times made valid for this machine's clock. Raises StoreError."""
+    state = _read(store)
+    clock = _all(store, "clock", ClockDocument).get("clock")
+    if clock is None or clock.boot_id != boot_id:
+        state = rebased(state, policy, now_s)
+    return state
+
+
+def _read(store: Store) -> State:
+    """The state as it is stored."""
     fleet = Fleet()
     documents = _all(store, "fleet", FleetDocument)
     if "fleet" in documents:
@@ -212,11 +223,14 @@ def load(store: Store, policy: Policy, now_s: float, boot_id: str) -> State:
         )
     order = sorted(incidents.values(), key=lambda i: (i.closed_wall or i.opened_wall, i.id))
     closed = tuple(i.id for i in order if i.phase is Phase.CLOSED)
-    state = State(fleet=fleet, hosts=hosts, incidents={i.id: i for i in order}, closed=closed)
-    clock = _all(store, "clock", ClockDocument).get("clock")
-    if clock is None or clock.boot_id != boot_id:
-        state = rebased(state, policy, now_s)
-    return state
+    return State(fleet=fleet, hosts=hosts, incidents={i.id: i for i in order}, closed=closed)
+
+
+def take_over(store: Store, policy: Policy, now_s: float, boot_id: str) -> tuple[State, list[Put | Delete]]:
+    """For a controller that begins to lead: the state, and what must be stored with its first word, for times that were made valid here
+    must not be read as those of another boot again. Raises StoreError."""
+    stored, valid = _read(store), load(store, policy, now_s, boot_id)
+    return valid, [*changes(stored, valid), clock_document(boot_id)]
 
 
 def clock_document(boot_id: str) -> Put:

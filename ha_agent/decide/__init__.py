@@ -22,6 +22,7 @@ from ha_agent.model import (
     Outcome,
     Paused,
     Phase,
+    PowerRead,
     Resumed,
     State,
     Status,
@@ -74,6 +75,8 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
         case Operator():
             orders.on_order(turn, event)
             touched = {i.id for i in turn.incidents.values() if i.phase is Phase.OPEN}
+        case PowerRead():
+            believe.on_power(turn, event)
         case MachineSeen():
             record = turn.record(event.host)
             if event.device not in record.machine:
@@ -143,7 +146,7 @@ def _answered(turn: Turn, incident: Incident, command: Command, outcome: Outcome
         case CommandKind.CANCEL_FENCE:
             return fence.cancelled(turn, incident, outcome)
         case CommandKind.READ_POWER:
-            return fence.reread(turn, incident, outcome)
+            return fence.reread(turn, incident, command, outcome)
         case CommandKind.FORCE_DOWN:
             return evacuate.forced_down(turn, incident, outcome)
         case CommandKind.SURVEY if incident.step is Step.RESTART:

@@ -10,6 +10,10 @@ from ha_agent.model import (
     Incident,
     Kind,
     Mode,
+    Power,
+    PowerRead,
+    ServerProgress,
+    ServerStage,
     Step,
     Verdict,
     VerdictGiven,
@@ -49,14 +53,15 @@ def on_verdict(turn: Turn, event: VerdictGiven) -> None:
     if verdict in FENCING_VERDICTS and incident.plan == IN_PLACE:
         turn.close(incident, f"the host failed again: {event.reason}")
         if not record.maintenance:
-            _open(turn, event)
+            left = [s for s in incident.servers if s.stage is not ServerStage.VERIFIED]
+            _open(turn, event, tuple(ServerProgress(id=s.id, name=s.name, prior=s.prior) for s in left))
         return
     incident = turn.put(incident, verdict_at=turn.now.at, silent=event.silent, silent_domain=event.silent_domain)
     if incident.settled or incident.kind is not Kind.HOST:
         if verdict in FENCING_VERDICTS and incident.beat_at is not None:
             turn.put(incident, beat_at=None, new_boot_id="", nova_compute=Health.UNKNOWN, gate_ok=False, clean=False)
         return
-    if incident.committed_at is not None or Step.UNFENCE in incident.plan[:2]:
+    if incident.committed_at is not None:
         if _signed_since(incident, event):
             fence.revoke(turn, incident, f"{verdict}: {event.reason}")
         return
@@ -73,7 +78,8 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
     if verdict in FENCING_VERDICTS:
         plan = plan_for(Kind.HOST, verdict, policy.mode, fence=policy.fence)
         if Step.FENCE in plan and Step.FENCE not in incident.plan:
-            incident = turn.replan(turn.put(incident, mode=policy.mode, beat_at=None), plan, verdict, event.reason)
+            life = event.boot_id or turn.record(incident.host).boot_id
+            turn.replan(turn.put(incident, mode=policy.mode), plan, verdict, event.reason, boot_id=life)
         elif changed:
             turn.put(incident, f"now {verdict}: {event.reason}", verdict=verdict, reason=event.reason, beat_at=None)
         return
@@ -109,8 +115,8 @@ def _signed_since(incident: Incident, event: VerdictGiven) -> bool:
     return event.signed_at is not None and event.signed_at > since
 
 
-def _open(turn: Turn, event: VerdictGiven) -> None:
-    """A new incident for a host that is not heard."""
+def _open(turn: Turn, event: VerdictGiven, servers: tuple[ServerProgress, ...] = ()) -> None:
+    """A new incident for a host that is not heard. `servers`: what is remembered of them from a restart that did not end."""
     recovery = turn.host_policy(event.host).recovery
     record = turn.record(event.host)
     turn.open(
@@ -125,6 +131,7 @@ def _open(turn: Turn, event: VerdictGiven) -> None:
         last_seen_at=event.last_seen_at,
         silent=event.silent,
         silent_domain=event.silent_domain,
+        servers=servers,
     )
 
 
@@ -184,6 +191,17 @@ def on_beat(turn: Turn, event: Beat) -> None:
             new_boot_id=event.boot_id,
             beat_at=turn.now.at,
         )
+
+
+def on_power(turn: Turn, event: PowerRead) -> None:
+    """S2: any reading "on" that is younger than the evidence revokes it, whoever took it."""
+    incident = turn.open_for(event.host)
+    if incident is None or incident.evidence is None or incident.settled or Step.FENCE not in incident.plan:
+        return
+    since = max((r.at for r in incident.evidence.readings), default=incident.evidence.at)
+    on = [r.device for r in event.readings if r.power is Power.ON and r.at > since]
+    if on:
+        fence.revoke(turn, incident, f"{on[0]} reads on")
 
 
 def heard(turn: Turn, incident: Incident, boot_id: str) -> None:

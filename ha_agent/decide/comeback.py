@@ -239,6 +239,8 @@ def unfence(turn: Turn, incident: Incident) -> Incident:
 
 def cleared(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     """Nova takes the host back, or says why not."""
+    if incident.step is not Step.UNFENCE:  # it failed again meanwhile: only what Nova knows now is noted
+        return turn.put(incident, forced=incident.forced and outcome.status is not Status.OK)
     if outcome.status is Status.OK:
         incident = turn.mark(turn.put(incident, "forced_down is cleared", forced=False, rounds=0), "unfenced")
         turn.tell("host.returned", incident, boot_id=incident.new_boot_id or incident.boot_id)
@@ -264,6 +266,7 @@ def unfenced(turn: Turn, incident: Incident) -> Incident:
             f"the host is back: {len(left)} servers that could not be moved are started in place",
             plan=IN_PLACE,
             position=0,
+            released="",
             servers=(*others, *left),
             surveyed=True,
             settle_by=turn.now.at + turn.host_policy(incident.host).recovery.settle_after_s,

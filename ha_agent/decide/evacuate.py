@@ -39,7 +39,7 @@ def retry_pause(recovery: Recovery, attempts: int) -> float:
 def force_down(turn: Turn, incident: Incident) -> Incident:
     """S3: Nova is told only with evidence in hand."""
     policy = turn.host_policy(incident.host)
-    if turn.pending(incident, CommandKind.FORCE_DOWN):
+    if turn.pending(incident, CommandKind.FORCE_DOWN, CommandKind.CLEAR_FORCE_DOWN):
         return incident
     if not guards.evidence_holds(incident, policy, turn.now.at):
         return fence.revoke(turn, incident, "it aged before Nova was told")
@@ -144,10 +144,13 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     incident = turn.wait(incident, "")
     fresh = select.plan(outcome.survey, incident.host, recovery)
     known = {s.id: s for s in incident.servers}
-    servers = [_merged(known[s.id], s) if s.id in known else s for s in fresh]
-    listed = {s.id for s in fresh}
-    servers += [_gone(s, outcome.survey) for s in incident.servers if s.id not in listed]
-    first = not incident.servers
+    first = incident.committed_at is None
+    if first:  # nothing was sent yet: of an earlier plan only what the servers were is remembered
+        servers = [s.with_(prior=known[s.id].prior or s.prior) if s.id in known else s for s in fresh]
+    else:
+        listed = {s.id for s in fresh}
+        servers = [_merged(known[s.id], s) if s.id in known else s for s in fresh]
+        servers += [_gone(s, outcome.survey) for s in incident.servers if s.id not in listed]
     incident = turn.put(incident, surveyed=True, rounds=0, servers=tuple(servers), poll_at=turn.now.at)
     if first:
         incident = turn.put(incident, f"{len(servers)} servers: {count(incident)}")
@@ -322,6 +325,7 @@ def again(turn: Turn, incident: Incident, server: ServerProgress, reason: str) -
         f"{server.name or server.id} was not moved: {reason}; again in {pause:g} s",
         stage=ServerStage.RETRY,
         reason=reason,
+        dest="",
         next_at=turn.now.at + pause,
     )
 
@@ -400,11 +404,15 @@ def give_up(turn: Turn, incident: Incident) -> Incident:
         if server.stage is ServerStage.LOST and turn.now.at < server.next_at:
             continue
         reason = f"{why}; last: {server.reason or server.stage}"
+        # safety: a move that is not known to have ended may still start it on its destination (S1)
+        wait_for = (server.dest,) if server.stage is ServerStage.MOVING and server.dest else server.wait_for
         incident = turn.put_server(
             incident,
             server,
             f"{server.name or server.id} is given up: {reason}",
             stage=ServerStage.GIVEN_UP,
+            dest="",
+            wait_for=wait_for,
             reason=reason,
         )
     return incident

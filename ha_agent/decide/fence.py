@@ -20,6 +20,7 @@ from ha_agent.model import (
 
 LOOK_AGAIN_S = 1.0
 FAILED = "fencing failed"
+NOT_SENT = "not sent: "
 
 
 def run(turn: Turn, incident: Incident) -> Incident:
@@ -27,6 +28,9 @@ def run(turn: Turn, incident: Incident) -> Incident:
     policy = turn.host_policy(incident.host)
     if guards.evidence_holds(incident, policy, turn.now.at):
         assert incident.evidence is not None
+        others = _not_crosschecked(incident)
+        if others:
+            return _crosscheck(turn, incident, others)
         return turn.next_step(incident, f"off is proven: {describe(incident.evidence)}")
     if turn.pending(incident, CommandKind.FENCE, CommandKind.CANCEL_FENCE):
         return incident
@@ -70,6 +74,23 @@ def run(turn: Turn, incident: Incident) -> Incident:
     return turn.put(incident, f"off is sent to level {level + 1} ({', '.join(levels[level])})")
 
 
+def _not_crosschecked(incident: Incident) -> list[int]:
+    """Levels before the one that gave the evidence: their devices must not say the opposite (S2)."""
+    evidence = incident.evidence
+    if evidence is None or evidence.kind is not EvidenceKind.DEVICES:
+        return []
+    return [level for level in range(evidence.level) if level not in incident.crosschecked]
+
+
+def _crosscheck(turn: Turn, incident: Incident, levels: list[int]) -> Incident:
+    """A BMC that still answers "on" although its host's plugs read off is a contradiction; one that is silent is what is expected."""
+    asked = {c.level for c in turn.pending(incident, CommandKind.READ_POWER)}
+    for level in levels:
+        if level not in asked:
+            incident, _ = turn.send(incident, CommandKind.READ_POWER, level=level)
+    return incident
+
+
 def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -> Incident:
     """An attempt ended. Success is what was read, never what was answered."""
     policy = turn.host_policy(incident.host)
@@ -79,8 +100,12 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
         result = guards.evidence_of(command.level, devices, outcome.readings, since)
     else:
         result = outcome.error or f"the attempt ended as {outcome.status}"
+    if outcome.status is Status.FAILED and (outcome.error or "").startswith(NOT_SENT):
+        # our own refusal says nothing of the device
+        turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
+        return turn.put(incident, f"the off was {outcome.error}", next_at=turn.now.at + LOOK_AGAIN_S)
     if isinstance(result, Evidence):
-        incident = turn.put(incident, evidence=result, revoked="", rounds=0, read_at=turn.now.at)
+        incident = turn.put(incident, evidence=result, revoked="", rounds=0, read_at=turn.now.at, crosschecked=())
         incident = turn.mark(turn.unblock(incident), "evidence")
         turn.tell("host.fence.end", incident, level=command.level, evidence=evidence_data(result))
         return incident
@@ -152,12 +177,20 @@ def _intents_to_come(incident: Incident) -> bool:
     return incident.step is Step.FORCE_DOWN or not incident.servers or any(s.stage in stages for s in incident.servers)
 
 
-def reread(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+def reread(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -> Incident:
     """The devices were read again: younger evidence, none, or the opposite."""
     policy = turn.host_policy(incident.host)
     evidence = incident.evidence
     if evidence is None or evidence.kind is not EvidenceKind.DEVICES:
         return incident
+    if command.level < evidence.level:
+        says_on = [r.device for r in outcome.readings if r.power is Power.ON]
+        if says_on:
+            text = f"contradiction: {says_on[0]} reads on although level {evidence.level + 1} reads off"
+            turn.put_host(incident.host, contradiction=text)
+            turn.tell("fencing_device.failed", host=incident.host, device=says_on[0], level=command.level, error=text)
+            return revoke(turn, turn.put(incident, text), text)
+        return turn.put(incident, crosschecked=(*incident.crosschecked, command.level))
     on = [r for r in outcome.readings if r.power is Power.ON]
     if on and not incident.settled:
         return revoke(turn, incident, f"{on[0].device} reads on")
@@ -175,8 +208,10 @@ def reread(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
 
 def revoke(turn: Turn, incident: Incident, reason: str) -> Incident:
     """S2, S2b: stop, fence again, resume. In a plan without a fence there is nothing to revoke."""
-    if Step.FENCE not in incident.plan or (incident.step is Step.FENCE and incident.evidence is None):
-        return turn.put(incident, evidence_since=turn.now.at) if Step.FENCE in incident.plan else incident
+    if Step.FENCE not in incident.plan:
+        return incident
+    if incident.step is Step.FENCE and incident.evidence is None:
+        return turn.put(incident, evidence_since=turn.now.at)
     incident = turn.put(incident, evidence=None, evidence_since=turn.now.at, revoked=reason, rounds=0, powered_on=False)
     return turn.go_to(incident, Step.FENCE, f"evidence revoked: {reason}; it is fenced again")
 

@@ -76,4 +76,5 @@ def rebooted(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         return turn.put(incident, f"the reboot failed: {outcome.error}", next_at=turn.now.at + pause)
     server = incident.servers[0].with_(stage=ServerStage.LANDED)
     turn.tell("guest.recovery.end", incident, server=incident.subject)
-    return turn.next_step(turn.put(incident, servers=(server,)), "Nova took the reboot")
+    settle_by = turn.now.at + turn.host_policy(incident.host).recovery.settle_after_s
+    return turn.next_step(turn.put(incident, servers=(server,), settle_by=settle_by), "Nova took the reboot")

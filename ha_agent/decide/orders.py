@@ -18,7 +18,7 @@ from ha_agent.model import (
     Step,
     Verdict,
 )
-from ha_agent.plans import FENCE_AND_TELL, FENCING_VERDICTS, RECOVER, plan_for
+from ha_agent.plans import FENCE_AND_TELL, FENCING_VERDICTS, IN_PLACE, RECOVER, plan_for
 
 
 def on_order(turn: Turn, event: Operator) -> None:
@@ -141,9 +141,14 @@ def _confirm_fenced(turn: Turn, event: Operator) -> None:
 def _release(turn: Turn, event: Operator) -> None:
     """Stop retrying: what could not be moved stays, and the host may come back."""
     incident = _open_incident(turn, event)
-    if Step.AWAIT_RETURN in incident.plan and Step.EVACUATE not in incident.plan and Step.FENCE not in incident.plan:
-        turn.close(turn.put(incident, actor=event.actor), f"released by {event.actor}")
+    if event.host not in turn.policy.hosts:
+        turn.close(turn.put(incident, actor=event.actor), f"released by {event.actor}; the host left the inventory")
         return
+    if Step.FENCE not in incident.plan and incident.plan != IN_PLACE and Step.RESTART not in incident.plan:
+        raise UsageError(
+            f"the incident of {event.host} only waits for the host to be heard; it ends by itself then",
+            f"to be left alone with it meanwhile: ha-agent maintenance on {event.host}",
+        )
     if incident.committed_at is None and Step.FENCE in incident.plan:
         raise UsageError(
             f"{event.host} is not proven off yet; nothing can be released",
@@ -180,8 +185,6 @@ _NEEDS_HOST = frozenset(
         Order.MAINTENANCE_OFF,
         Order.FENCE,
         Order.CONFIRM_FENCED,
-        Order.RELEASE,
-        Order.ACK,
     }
 )
 _ORDERS = {

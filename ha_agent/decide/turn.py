@@ -199,8 +199,11 @@ class Turn:
         incident = self.unblock(incident)
         return self.put(incident, line, position=incident.plan.index(step), next_at=0.0, waiting="", level=0)
 
-    def replan(self, incident: Incident, plan: tuple[Step, ...], verdict: Verdict, reason: str) -> Incident:
-        """Another verdict before anything was committed: another plan, and evidence starts anew (S2)."""
+    def replan(
+        self, incident: Incident, plan: tuple[Step, ...], verdict: Verdict, reason: str, boot_id: str = ""
+    ) -> Incident:
+        """Another verdict before anything was committed: another plan, and everything starts anew, evidence first of all (S2). Of the
+        servers only what they were before is remembered. `boot_id`: of the life that has ended now, where that is another one."""
         incident = self.unblock(incident)
         return self.put(
             incident,
@@ -214,7 +217,23 @@ class Turn:
             waiting="",
             evidence=None,
             evidence_since=self.now.at,
+            crosschecked=(),
             announced=False,
+            surveyed=False,
+            settle_by=None,
+            poll_at=0.0,
+            window=0.0,
+            rounds=0,
+            gate_ok=False,
+            clean=False,
+            cleared_boot_id="",
+            boot_id=boot_id or incident.boot_id,
+            new_boot_id="" if boot_id else incident.new_boot_id,
+            beat_at=None if boot_id else incident.beat_at,
+            servers=tuple(
+                ServerProgress(id=s.id, name=s.name, project_id=s.project_id, tags=s.tags, prior=s.prior)
+                for s in incident.servers
+            ),
         )
 
     def wait(self, incident: Incident, waiting: str) -> Incident:

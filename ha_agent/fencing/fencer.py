@@ -120,8 +120,9 @@ class WorkerFencer:
     async def check_loop(self, interval_s: float, deadline_s: float, on_result: OnResult) -> None:
         """`check_all` for ever, until cancelled."""
         while True:
-            if not self._topology.levels:
+            if not any(self._topology.levels.values()):
                 await asyncio.sleep(interval_s)
+                continue
             await self.check_all(interval_s, deadline_s, on_result)
 
     async def _check(self, host: str, level: int, deadline_s: float, on_result: OnResult) -> None:

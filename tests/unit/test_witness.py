@@ -53,7 +53,7 @@ def test_silence_makes_a_suspect_and_no_sooner() -> None:
         ((SILENT, SIGNED), Verdict.PARTITIONED),
         ((SILENT, TCP), Verdict.UNKNOWN),  # Nova cannot be read
         ((FAILED, FAILED), Verdict.UNKNOWN),
-        ((SILENT, FAILED), Verdict.DOWN),
+        ((SILENT, FAILED), Verdict.UNKNOWN),
         ((), Verdict.UNKNOWN),
     ],
 )

@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo lint types test test-full check scenarios clean
+.PHONY: help setup setup-dev demo lint types test test-full check scenarios mutants clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +22,7 @@ help:
 	@echo 'make check       for daily work: lint, types, unit, scenarios, a little simulation'
 	@echo 'make test-full   everything, also what takes too long for CI; keeps its result in docs/test-full.txt'
 	@echo 'make scenarios [UPDATE=1]   replay the scenarios; UPDATE=1 rewrites the expected logs'
+	@echo 'make mutants [SAMPLE=40 SEED=1]   small mistakes in the rules, one at a time: do the tests notice?'
 	@echo 'make clean       remove .venv, caches and build files'
 
 # --- setting up --------------------------------------------------------------------------------------------------------
@@ -92,6 +93,9 @@ test-full: setup-dev
 
 scenarios: setup-dev
 	@HA_AGENT_UPDATE_SCENARIOS=$(UPDATE) $(PYTEST) -q tests/scenarios
+
+mutants: setup-dev
+	@$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),0) --seed $(or $(SEED),1) --jobs $(JOBS)
 
 clean:
 	@rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ha_agent.cli.common import JsonOption, print_json, say
 from ha_agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ha_agent.config import Loaded
 
 group = typer.Typer(help="Look at a configuration before it is used.", no_args_is_help=True, rich_markup_mode=None)
 PathArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A controller's configuration.")]
@@ -34,6 +37,13 @@ def check(file: PathArgument = DEFAULT, files: FilesOption = True, json: JsonOpt
         keys = ("field", "problem", "fix")
         print_json({"ok": False, "problems": [dict(zip(keys, each, strict=True)) for each in error.problems]})
         raise typer.Exit(error.exit_code) from None
+    problems = _outside(loaded) if files else []
+    if problems:
+        if json:
+            keys = ("field", "problem", "fix")
+            print_json({"ok": False, "problems": [dict(zip(keys, each, strict=True)) for each in problems]})
+            raise typer.Exit(ConfigError.exit_code)
+        raise ConfigError(problems)
     alarm, evidence = bounds(loaded.policy)
     if json:
         print_json(
@@ -54,6 +64,44 @@ def check(file: PathArgument = DEFAULT, files: FilesOption = True, json: JsonOpt
         say(f"  silence to evidence when fencing level {level} works: at most {seconds:g} s")
     if not evidence:
         say("  silence to evidence: no fencing level; a person confirms")
+
+
+def _outside(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """What the file names and is not in it: the certificate, and the cloud's entry."""
+    from ha_agent.errors import UsageError
+    from ha_agent.heartbeat import pki
+
+    problems = []
+    try:
+        directory = Path(loaded.pki_directory)
+        role, name = pki.identity(pki.load_certificates(directory / "cert.pem")[0])
+        if (role, name) != ("controller", loaded.policy.controller):
+            fix = f"issue one: ha-agent pki issue controller {loaded.policy.controller}"
+            problems.append(("pki.directory", f"its certificate is of {role} {name}", fix))
+        pki.client_context(directory)
+    except UsageError as error:
+        problems.append(("pki.directory", str(error), error.hint or "see: ha-agent pki"))
+    from openstack.config import OpenStackConfig
+    from openstack.exceptions import ConfigException
+
+    try:
+        OpenStackConfig().get_one(cloud=loaded.cloud)
+    except ConfigException as error:
+        problems.append(("cloud", f"{loaded.cloud} cannot be used: {error}", "add it to clouds.yaml"))
+    return problems
+
+
+@group.command("check-remote")
+def check_remote(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A remote's configuration.")] = Path(
+        "/etc/ha-agent/remote.yaml"
+    ),
+) -> None:
+    """Name every problem of a remote's configuration at once."""
+    from ha_agent.config import load_remote
+
+    load_remote(file)
+    say(f"{file} is good")
 
 
 @group.command("show")

@@ -27,6 +27,7 @@ from ha_agent.store.sqlite import SqliteStore
 from ha_agent.system import SystemClock, SystemRandom
 
 STATUS_S = 1.0
+CLOUD_S = 60.0  # how often Nova is looked at in quiet times
 
 log = logging.getLogger("ha_agent")
 
@@ -154,6 +155,7 @@ async def _main(loaded: config.Loaded) -> int:
         running = asyncio.create_task(controller.run())
         beside = [
             asyncio.create_task(controller.check_devices(interval, deadline)),
+            asyncio.create_task(controller.check_cloud(CLOUD_S)),
             asyncio.create_task(_report(controller)),
         ]
         sdnotify.notify("READY=1", f"STATUS={summary(controller)}")

@@ -11,7 +11,7 @@ from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, Leader
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
-from ha_agent.errors import DriverError, StoreError, UsageError
+from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
 from ha_agent.notify.outbox import Outbox
 from ha_agent.policy import Policy
@@ -84,6 +84,7 @@ class Controller:
         self._stopping = False
         self._turned_at = clock.now()
         self.loop_lag_s = 0.0
+        self.cloud_error = ""  # why Nova could not be read when it was last looked at
         self.turns = 0
         self._told = 0
         self._publishing: asyncio.Task[None] | None = None
@@ -192,6 +193,29 @@ class Controller:
                 log.exception("the periodic look at the fencing devices failed; it begins again")
             await asyncio.sleep(DRAIN_S)
 
+    async def check_cloud(self, interval_s: float) -> None:
+        """Read Nova now and then: nobody should learn in the night it is needed that it cannot be reached. A task beside `run`."""
+        while True:
+            error = ""
+            try:
+                rows = await self.executor.look(self._cloud.services)
+                missing = sorted(set(self.policy.hosts) - {r.host for r in rows})
+                if missing:
+                    error = f"Nova has no nova-compute service of {', '.join(missing[:5])}" + (
+                        " …" if missing[5:] else ""
+                    )
+            except HaAgentError as failure:
+                error = f"Nova cannot be read: {failure}"
+            except TimeoutError:
+                error = "Nova cannot be read: no answer in time"
+            except Exception as failure:
+                log.exception("a driver failed in an unexpected way")
+                error = f"Nova cannot be read: {type(failure).__name__}"
+            if error != self.cloud_error:
+                self._line(error or "Nova can be read again")
+            self.cloud_error = error
+            await asyncio.sleep(interval_s)
+
     # --- what the drivers bring ---
 
     def observe(self, obs: AnyObservation) -> None:
@@ -294,6 +318,8 @@ class Controller:
             reasons.append("the controller is disarmed; release it with: ha-agent arm")
         if engine.state.fleet.paused:
             reasons.append(f"paused: {engine.state.fleet.paused}")
+        if self.cloud_error:
+            reasons.append(self.cloud_error)
         if engine.store_error:
             reasons.append(f"the store failed: {engine.store_error}")
         reasons += [f"{h.host}: {h.contradiction}" for h in engine.state.hosts.values() if h.contradiction]
@@ -315,6 +341,7 @@ class Controller:
         numbers: dict[str, float] = dict(self._tallies)
         numbers["loop_lag_s"] = self.loop_lag_s
         numbers["loop_turns"] = float(self.turns)
+        numbers["nova_readable"] = float(not self.cloud_error)
         numbers["false_suspicions"] = float(self.engine.suspicions)
         numbers["api_calls"] = float(getattr(self._cloud, "calls", 0))
         if self._outbox is not None:
@@ -335,7 +362,13 @@ class Controller:
         """See Facade."""
         self.engine.order(order)
         self._wake.set()
-        return _said(order)
+        said = _said(order)
+        incident = next(
+            (i for i in self.engine.state.incidents.values() if i.host == order.host and i.phase is Phase.OPEN), None
+        )
+        if order.order is Order.FENCE and incident is not None and incident.blocked:
+            return f"the fence of {order.host} is noted, but blocked: {incident.blocked}; release it with: {incident.release}"
+        return said
 
     async def dry_run(self, host: str) -> Sequence[ServerProgress]:
         """See Facade."""

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 NOVA_THREADS = 16
 LOOKERS = 2
+LOOK_S = 30.0
 SERVICES_FRESH_S = 1.0
 ASK_REMOTE_S = 3.0
 
@@ -195,6 +196,11 @@ class Executor:
 
     # --- looks ---
 
+    async def look(self, call: Callable[[], T]) -> T:
+        """One blocking look at Nova, never in the way of a command. Raises what the driver raises, and TimeoutError."""
+        future = asyncio.get_running_loop().run_in_executor(self._lookers, call)
+        return await asyncio.wait_for(future, LOOK_S)
+
     async def _read_bmc(self, host: str) -> None:
         policy = self.policy.hosts.get(host)
         if policy is None or not policy.fencing.levels:
@@ -215,9 +221,7 @@ class Executor:
             if self._services is None or now - self._services_at > SERVICES_FRESH_S:
                 self._services_at = now
                 try:
-                    rows = await asyncio.wait_for(
-                        asyncio.get_running_loop().run_in_executor(self._lookers, self._cloud.services), 30.0
-                    )
+                    rows = await self.look(self._cloud.services)
                     self._services = {s.host: s for s in rows}
                 except (HaAgentError, TimeoutError):
                     self._services = {}

@@ -224,6 +224,7 @@ def heard(turn: Turn, incident: Incident, boot_id: str) -> None:
             if incident.evidence is not None:
                 incident = fence.contradicted(turn, incident, at_once=True)
                 fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
+            turn.put(incident, beat_at=turn.now.at)
             return  # a person ordered the fence of a living host
         _cancelled_by_heartbeat(turn, incident, boot_id, new=new)
         return

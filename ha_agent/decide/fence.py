@@ -126,9 +126,16 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
         rounds=rounds,
         next_at=turn.now.at + pause,
     )
-    return turn.block(
-        incident, guards.Refusal(reason=f"{FAILED}: {result}", release=f"ha-agent confirm-fenced {incident.host}")
-    )
+    release = f"ha-agent confirm-fenced {incident.host}"
+    if living(turn, incident):  # a person ordered the fence of a living host: it can only be withdrawn
+        release = f"ha-agent release {incident.host}"
+    return turn.block(incident, guards.Refusal(reason=f"{FAILED}: {result}", release=release))
+
+
+def living(turn: Turn, incident: Incident) -> bool:
+    """Whether its heartbeats still arrive."""
+    silence = turn.host_policy(incident.host).detection.down_after_s
+    return incident.beat_at is not None and turn.now.at - incident.beat_at < silence
 
 
 def cancel(turn: Turn, incident: Incident) -> Incident:

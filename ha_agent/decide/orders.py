@@ -118,6 +118,10 @@ def _confirm_fenced(turn: Turn, event: Operator) -> None:
             f"{event.host} is {incident.verdict}: it cannot be confirmed off while it is not believed down",
             f"see: ha-agent explain {event.host}; to fence it all the same: ha-agent fence {event.host}",
         )
+    if fence.living(turn, incident):
+        raise UsageError(
+            f"{event.host} sends heartbeats: it is not off", f"to withdraw the fence: ha-agent release {event.host}"
+        )
     if Step.FENCE not in incident.plan:  # too little was known for a fence; now a person knows
         recovery = turn.host_policy(event.host).recovery
         plan = plan_for(Kind.HOST, Verdict.DOWN, recovery.mode, fence=True)
@@ -149,6 +153,10 @@ def _release(turn: Turn, event: Operator) -> None:
             f"the incident of {event.host} only waits for the host to be heard; it ends by itself then",
             f"to be left alone with it meanwhile: ha-agent maintenance on {event.host}",
         )
+    if incident.ordered_by and incident.committed_at is None and incident.evidence is None and not incident.forced:
+        incident = fence.cancel(turn, turn.put(incident, actor=event.actor))
+        turn.close(incident, f"the ordered fence is withdrawn by {event.actor}")
+        return
     if incident.committed_at is None and Step.FENCE in incident.plan:
         raise UsageError(
             f"{event.host} is not proven off yet; nothing can be released",

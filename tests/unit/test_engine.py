@@ -363,3 +363,18 @@ def test_what_nova_heard_before_the_off_revokes_nothing_but_a_signed_answer_does
     bench.witness = Answer.SIGNED
     bench.run(4)
     assert bench.kinds()[-1] is CommandKind.FENCE, "stop, fence again, resume"
+
+
+def test_an_ordered_fence_of_a_living_host_can_be_withdrawn_but_not_confirmed() -> None:
+    bench = armed()
+    bench.order(Order.FENCE, "c2", reason="smoke")
+    bench.run(2)
+    bench.finish(bench.commands[0], Status.OK, readings=(Reading(device="bmc", power=Power.ON, at=bench.clock.at),))
+    bench.run(1)
+    (incident,) = bench.engine.state.incidents.values()
+    assert incident.release == "ha-agent release c2", "nobody is told to confirm a host that sends heartbeats"
+    with pytest.raises(UsageError, match="sends heartbeats"):
+        bench.order(Order.CONFIRM_FENCED, "c2", incident=incident.id)
+    bench.order(Order.RELEASE, "c2")
+    (incident,) = bench.engine.state.incidents.values()
+    assert incident.phase is Phase.CLOSED

@@ -86,7 +86,8 @@ test-full: setup-dev
 	@$(MAKE) --no-print-directory types
 	@if [ "$$(id -u)" = 0 ] && [ -z "$${HA_AGENT_NO_ROOT:-}" ]; then $(BIN)/python -m tests.integration.debian install; fi
 	@{ echo "make test-full, $$(date -u +%F), commit $$(git describe --always --dirty), $$($(BIN)/python --version), $$(nproc) cores"; \
-	   $(PYTEST) -q --full --durations=20 tests; \
+	   $(PYTEST) -q --full -n $(JOBS) --dist worksteal $(FAST) && \
+	   $(PYTEST) -q --full --durations=10 $(SLOW) && \
 	   $(BIN)/python -m tests.not_run $(NOT_RUN); } 2>&1 | sed -e 's|$(CURDIR)|.|g' | tee build/test-full.txt
 	@cp build/test-full.txt docs/test-full.txt
 	@echo 'kept in docs/test-full.txt'

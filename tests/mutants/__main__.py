@@ -25,6 +25,7 @@ MUTATED = (
     "ha_agent/controller/engine.py",
     "ha_agent/controller/executor.py",
 )
+SEPARATOR = " :: "
 MEMORY_BYTES = 3 * 2**30  # a mutant that never ends must not take the machine with it
 
 
@@ -35,15 +36,15 @@ def generated(root: Path = ROOT) -> list[Mutant]:
 
 
 def justified(text: str) -> dict[tuple[str, str, str], str]:
-    """Reasons by key. Raises ValueError that names the line. The source line itself may hold a ` | `; the reason may not."""
+    """Reasons by key. Raises ValueError that names the line."""
     reasons = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        parts = [p.strip() for p in line.split(" | ")]
-        if len(parts) < 4 or not all(parts):
-            raise ValueError(f"{EQUIVALENT.name}:{number}: want: file | change | source line | reason")
-        reasons[parts[0], parts[1], " | ".join(parts[2:-1])] = parts[-1]
+        parts = [p.strip() for p in line.split(SEPARATOR)]
+        if len(parts) != 4 or not all(parts):
+            raise ValueError(f"{EQUIVALENT.name}:{number}: want: file :: change :: source line :: reason")
+        reasons[parts[0], parts[1], parts[2]] = parts[3]
     return reasons
 
 
@@ -88,7 +89,7 @@ def main() -> int:
     reasons = justified(EQUIVALENT.read_text())
     stale = sorted(reasons.keys() - {m.key for m in every})
     for key in stale:
-        print(f"{EQUIVALENT.name}: fits no mutant: {' | '.join(key)}", file=sys.stderr)
+        print(f"{EQUIVALENT.name}: fits no mutant: {SEPARATOR.join(key)}", file=sys.stderr)
     chosen = [m for m in every if options.only in m.id]
     if options.sample and options.sample < len(chosen):
         picked = set(random.Random(options.seed).sample(range(len(chosen)), options.sample))
@@ -108,9 +109,9 @@ def main() -> int:
     open_ones = [m for m in survivors if m.key not in reasons]
     for mutant in chosen:
         if mutant.key in reasons and mutant not in survivors:
-            print(f"{EQUIVALENT.name}: is killed, so it needs no reason: {' | '.join(mutant.key)}")
+            print(f"{EQUIVALENT.name}: is killed, so it needs no reason: {SEPARATOR.join(mutant.key)}")
     for mutant in open_ones:
-        print(f"survived without a reason: {' | '.join(mutant.key)}")
+        print(f"survived without a reason: {SEPARATOR.join(mutant.key)}")
     of = f" of {len(every)}" if len(chosen) < len(every) else ""
     print(
         f"mutants: {len(chosen)}{of} generated, {len(chosen) - len(survivors)} killed, {len(survivors)} survived "

@@ -58,4 +58,4 @@ def test_every_justification_fits_a_mutant() -> None:
 
 def test_a_justification_without_a_reason_is_refused() -> None:
     with pytest.raises(ValueError, match=r"equivalent\.txt:1"):
-        justified("ha_agent/guards.py | > to >= | if count > limit:")
+        justified("ha_agent/guards.py :: > to >= :: if count > limit:")

@@ -1,0 +1,471 @@
+"""Rules of the plans, one by one, at the boundary where each begins to hold. What a whole recovery does is in the scenarios."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ha_agent.decide import Decision, decide
+from ha_agent.errors import UsageError
+from ha_agent.model import (
+    AnyEvent,
+    Beat,
+    Command,
+    CommandKind,
+    Evidence,
+    EvidenceKind,
+    Finished,
+    Fleet,
+    Health,
+    HostRecord,
+    Incident,
+    Kind,
+    Migration,
+    Mode,
+    Now,
+    Operator,
+    Order,
+    Outcome,
+    Paused,
+    Power,
+    PowerRead,
+    Presence,
+    Reading,
+    Resumed,
+    Server,
+    ServerProgress,
+    ServerStage,
+    State,
+    Status,
+    Step,
+    Survey,
+    Tick,
+    Verdict,
+    VerdictGiven,
+)
+from ha_agent.plans import RECOVER, TELL
+from ha_agent.policy import Fencing, HostPolicy, Policy, Recovery, Select
+
+NOW = 10_000.0
+API_S = 60.0
+POLICY = Policy(
+    hosts={
+        h: HostPolicy(
+            name=h,
+            fencing=Fencing(levels=(("bmc",), ("pdu",)), evidence_max_age_s=30.0),
+            recovery=Recovery(api_max_s=API_S, shared_storage=True, select=Select(all=True)),
+        )
+        for h in ("h1", "h2", "h3")
+    }
+)
+
+
+def off(at: float, device: str = "bmc") -> Reading:
+    return Reading(device=device, power=Power.OFF, at=at)
+
+
+def proof(at: float = NOW - 1, level: int = 0, device: str = "bmc") -> Evidence:
+    return Evidence(
+        kind=EvidenceKind.DEVICES, at=at, level=level, readings=(off(at - 1, device), off(at, device)), by="devices"
+    )
+
+
+def incident(step: Step, plan: tuple[Step, ...] = RECOVER, **changes: object) -> Incident:
+    base = Incident(
+        id="i1",
+        kind=Kind.HOST,
+        host="h1",
+        subject="h1",
+        mode=Mode.AUTO,
+        plan=plan,
+        position=plan.index(step),
+        opened_at=NOW - 100,
+        opened_wall=0.0,
+        verdict=Verdict.DOWN,
+        verdict_at=NOW,
+        reason="silent",
+        boot_id="old",
+        evidence_since=NOW - 100,
+        read_at=NOW,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def evacuating(*servers: ServerProgress, **changes: object) -> Incident:
+    """Servers move, with fresh evidence."""
+    fields: dict[str, object] = {
+        "evidence": proof(),
+        "committed_at": NOW - 50,
+        "forced": True,
+        "announced": True,
+        "surveyed": True,
+        "settle_by": NOW + 1000,
+        "window": 2.0,
+        "servers": servers,
+        "poll_at": NOW + 2,
+    }
+    return incident(Step.EVACUATE, RECOVER, **{**fields, **changes})
+
+
+def asked(incident: Incident, kind: CommandKind, **fields: object) -> Incident:
+    """With a command that waits for its answer, of the id `asked`."""
+    command = msgspec.structs.replace(
+        Command(id="asked", incident="i1", step=incident.step, kind=kind, subject="h1", host="h1", epoch=1, attempt=1),
+        **fields,
+    )
+    return msgspec.structs.replace(incident, pending=(command,))
+
+
+def server(stage: ServerStage, name: str = "s1", **fields: object) -> ServerProgress:
+    return ServerProgress(id=name, name=name, prior="ACTIVE", stage=stage).with_(**fields)
+
+
+def turn(incident: Incident, event: AnyEvent, at: float = NOW, others: tuple[Incident, ...] = ()) -> Decision:
+    state = State(
+        fleet=Fleet(armed=True, epoch=1),
+        hosts={h: HostRecord(host=h, first_seen_wall=1.0, boot_id="old") for h in POLICY.hosts},
+        incidents={i.id: i for i in (incident, *others)},
+    )
+    return decide(state, event, POLICY, Now(at=at))
+
+
+def answer(incident: Incident, at: float = NOW, others: tuple[Incident, ...] = (), **fields: object) -> Decision:
+    """The command `asked` ends."""
+    outcome = msgspec.structs.replace(Outcome(command="asked", status=Status.OK), **fields)
+    return turn(incident, Finished(outcome=outcome), at, others)
+
+
+def after(decision: Decision) -> Incident:
+    return decision.state.incidents["i1"]
+
+
+def sent(decision: Decision) -> list[CommandKind]:
+    return [c.kind for c in decision.commands]
+
+
+def evacuation(status: str, number: int = 7, dest: str = "h2") -> Migration:
+    return Migration(id=number, server="s1", kind="evacuation", status=status, source="h1", dest=dest)
+
+
+# --- fence: what evidence is, and what ends it ---
+
+
+def test_no_server_moves_while_its_evidence_is_too_old() -> None:
+    waiting = evacuating(server(ServerStage.WAITING), evidence=proof(NOW - 30), wake_at=NOW)
+    decision = turn(waiting, Tick())
+    assert CommandKind.EVACUATE not in sent(decision)
+    assert (after(decision).step, after(decision).evidence) == (Step.FENCE, None)
+    young = turn(msgspec.structs.replace(waiting, evidence=proof(NOW - 29)), Tick())
+    assert CommandKind.EVACUATE in sent(young)
+
+
+def test_evidence_may_age_when_nothing_is_to_be_sent_any_more() -> None:
+    decision = turn(evacuating(server(ServerStage.MOVING), evidence=proof(NOW - 90), wake_at=NOW), Tick())
+    assert after(decision).step is Step.EVACUATE
+    assert sent(decision) == [CommandKind.READ_POWER]
+
+
+def test_the_last_permitted_moment_goes_with_the_intent() -> None:
+    decision = turn(evacuating(server(ServerStage.WAITING), wake_at=NOW), Tick())
+    (command,) = (c for c in decision.commands if c.kind is CommandKind.EVACUATE)
+    assert command.not_after == NOW - 1 + 30
+
+
+def test_readings_from_before_the_cancelling_are_no_evidence() -> None:
+    fencing = asked(incident(Step.FENCE, evidence_since=NOW - 5), CommandKind.FENCE)
+    assert after(answer(fencing, readings=(off(NOW - 7), off(NOW - 6)))).evidence is None
+    assert after(answer(fencing, readings=(off(NOW - 6), off(NOW - 4)))).evidence is None
+    assert after(answer(fencing, readings=(off(NOW - 4), off(NOW - 3)))).evidence is not None
+
+
+def test_the_answer_off_is_nothing_without_readings() -> None:
+    decision = answer(asked(incident(Step.FENCE), CommandKind.FENCE))
+    assert after(decision).evidence is None
+    assert after(decision).level == 1, "the next level is tried"
+
+
+def test_what_was_not_sent_is_no_failure_of_the_device() -> None:
+    fencing = asked(incident(Step.FENCE), CommandKind.FENCE)
+    decision = answer(fencing, status=Status.FAILED, error="not sent: disarmed")
+    assert (after(decision).level, after(decision).rounds) == (0, 0)
+    failed = answer(fencing, status=Status.FAILED, error="refused")
+    assert after(failed).level == 1
+
+
+def test_after_the_last_level_it_begins_again_and_names_the_way_out() -> None:
+    decision = answer(asked(incident(Step.FENCE, level=1), CommandKind.FENCE, level=1))
+    assert (after(decision).level, after(decision).rounds) == (0, 1)
+    assert after(decision).release == "ha-agent confirm-fenced h1"
+
+
+@pytest.mark.parametrize(
+    ("power", "settled", "step"),
+    [
+        (Power.ON, False, Step.FENCE),
+        (Power.ON, True, Step.EVACUATE),
+        (Power.UNKNOWN, False, Step.EVACUATE),
+        (Power.OFF, False, Step.EVACUATE),
+    ],
+)
+def test_a_device_that_reads_on_while_servers_move(power: Power, settled: bool, step: Step) -> None:
+    reading = Reading(device="bmc", power=power, at=NOW)
+    moving = evacuating(server(ServerStage.MOVING), settled=settled)
+    # settled: it would go on by itself; only the evidence matters then
+    decision = answer(asked(moving, CommandKind.READ_POWER), readings=(reading,))
+    assert (after(decision).evidence is None) is (step is Step.FENCE)
+    assert settled or after(decision).step is step
+
+
+def test_reading_on_revokes_only_if_it_is_younger_than_the_evidence() -> None:
+    moving = evacuating(server(ServerStage.MOVING))
+
+    def read(at: float) -> Decision:
+        return turn(moving, PowerRead(host="h1", readings=(Reading(device="bmc", power=Power.ON, at=at),)))
+
+    assert after(read(NOW - 1)).evidence is not None
+    assert after(read(NOW)).evidence is None
+
+
+def test_an_earlier_level_that_reads_on_is_a_contradiction() -> None:
+    proven = incident(Step.FENCE, evidence=proof(level=1, device="pdu"))
+    decision = turn(msgspec.structs.replace(proven, wake_at=NOW), Tick())
+    assert [(c.kind, c.level) for c in decision.commands] == [(CommandKind.READ_POWER, 0)]
+    on = Reading(device="bmc", power=Power.ON, at=NOW)
+    decision = answer(asked(proven, CommandKind.READ_POWER, level=0), readings=(on,))
+    assert after(decision).evidence is None
+    assert decision.state.hosts["h1"].contradiction
+    assert CommandKind.FENCE not in sent(decision)
+    unknown = Reading(device="bmc", power=Power.UNKNOWN, at=NOW)
+    decision = answer(asked(proven, CommandKind.READ_POWER, level=0), readings=(unknown,))
+    assert sent(decision) == [CommandKind.FORCE_DOWN]
+
+
+# --- verdicts and heartbeats ---
+
+
+def test_only_a_question_younger_than_the_evidence_revokes_it() -> None:
+    moving = evacuating(server(ServerStage.MOVING))
+
+    def partitioned(signed_at: float | None) -> Incident:
+        event = VerdictGiven(host="h1", verdict=Verdict.PARTITIONED, reason="reached", signed_at=signed_at)
+        return after(turn(moving, event))
+
+    assert partitioned(None).evidence is not None
+    assert partitioned(NOW - 1).evidence is not None
+    assert partitioned(NOW - 0.5).evidence is None
+
+
+def test_a_pause_makes_an_old_verdict_worth_nothing() -> None:
+    decision = turn(incident(Step.FENCE), Paused(gap_s=5.0))
+    assert CommandKind.FENCE not in sent(decision)
+    assert sent(turn(incident(Step.FENCE, wake_at=NOW), Tick())) == [CommandKind.FENCE]
+    committed = turn(incident(Step.FENCE, committed_at=NOW - 50), Paused(gap_s=5.0))
+    assert after(committed).verdict_at == NOW, "servers move: S1 outranks S5"
+
+
+def test_a_heartbeat_after_the_commit_revokes_and_does_not_cancel() -> None:
+    decision = turn(evacuating(server(ServerStage.MOVING)), Beat(host="h1", boot_id="new", nova_compute=Health.UP))
+    assert (after(decision).step, after(decision).evidence) == (Step.FENCE, None)
+    assert after(decision).evidence_since == NOW
+
+
+def test_a_new_controller_waits_out_what_the_old_one_sent() -> None:
+    moving = asked(evacuating(server(ServerStage.SENT)), CommandKind.EVACUATE, subject="s1")
+    decision = turn(moving, Resumed(epoch=2))
+    (one,) = after(decision).servers
+    assert (one.stage, one.next_at) == (ServerStage.LOST, NOW + API_S)
+    assert CommandKind.EVACUATE not in sent(decision)
+
+
+# --- evacuate: one server, one attempt at a time ---
+
+
+def test_a_lost_request_is_repeated_only_when_it_can_have_no_effect_any_more() -> None:
+    lost = evacuating(server(ServerStage.LOST, next_at=NOW + 1, attempts=1))
+    following = asked(lost, CommandKind.FOLLOW)
+
+    def stage(at: float) -> ServerStage:
+        fresh = msgspec.structs.replace(following, evidence=proof(at - 1), read_at=at)
+        return after(answer(fresh, at, survey=Survey())).servers[0].stage
+
+    assert stage(NOW) is ServerStage.LOST
+    assert stage(NOW + 1) is ServerStage.RETRY
+
+
+def test_what_may_still_be_carried_out_is_not_given_up() -> None:
+    servers = (
+        server(ServerStage.SENT, "sent"),
+        server(ServerStage.LOST, "lost", next_at=NOW + 1),
+        server(ServerStage.LOST, "late", next_at=NOW),
+        server(ServerStage.MOVING, "moving", dest="h2"),
+        server(ServerStage.WAITING, "waiting"),
+    )
+    left = {s.id: s for s in after(turn(evacuating(*servers, settle_by=NOW, wake_at=NOW), Tick())).servers}
+    assert {k: s.stage for k, s in left.items()} == {
+        "sent": ServerStage.SENT,
+        "lost": ServerStage.LOST,
+        "late": ServerStage.GIVEN_UP,
+        "moving": ServerStage.GIVEN_UP,
+        "waiting": ServerStage.GIVEN_UP,
+    }
+    assert left["moving"].wait_for == ("h2",), "it may yet run there"
+
+
+def test_nothing_is_given_up_before_its_time() -> None:
+    waiting = evacuating(server(ServerStage.WAITING), settle_by=NOW + 0.1, wake_at=NOW)
+    assert after(turn(waiting, Tick())).servers[0].stage is ServerStage.SENT
+
+
+def test_the_window_counts_what_is_in_flight() -> None:
+    servers = [server(ServerStage.MOVING, "a"), *(server(ServerStage.WAITING, n) for n in ("b", "c"))]
+    decision = turn(evacuating(*servers, wake_at=NOW), Tick())
+    assert [c.subject for c in decision.commands if c.kind is CommandKind.EVACUATE] == ["b"]
+
+
+def test_a_server_that_becomes_movable_is_moved() -> None:
+    """It was left where it was; a later look finds that it may be moved after all."""
+    looking = asked(evacuating(server(ServerStage.NOT_MOVED), surveyed=False), CommandKind.SURVEY)
+    decision = answer(looking, survey=Survey(servers=(Server(id="s1", name="s1", host="h1", status="ACTIVE"),)))
+    assert [c.subject for c in decision.commands if c.kind is CommandKind.EVACUATE] == ["s1"]
+
+
+@pytest.mark.parametrize(
+    ("status", "number", "stage"),
+    [
+        ("done", 7, ServerStage.LANDED),
+        ("done", 6, ServerStage.HELD),
+        ("failed", 7, ServerStage.WAITING),
+        ("failed", 8, ServerStage.HELD),
+        ("pre-migrating", 7, ServerStage.HELD),
+    ],
+)
+def test_a_held_server_is_freed_by_the_end_of_the_very_record_that_holds_it(
+    status: str, number: int, stage: ServerStage
+) -> None:
+    held = server(ServerStage.HELD, baseline=7, wait_for=("h2",), next_at=NOW + 10)
+    blocker = server(ServerStage.MOVING, "other")
+    following = asked(evacuating(held, blocker, window=1.0), CommandKind.FOLLOW)
+    decision = answer(following, survey=Survey(migrations=(evacuation(status, number),)))
+    assert after(decision).servers[0].stage is stage
+
+
+def test_absence_is_believed_when_two_looks_lie_the_longest_request_apart() -> None:
+    def look(first: float | None, present: bool | None, status: Status = Status.OK) -> ServerProgress:
+        absent = {} if first is None else {"h2": first}
+        held = server(ServerStage.HELD, wait_for=("h2",), absent_at=absent, next_at=NOW + 10)
+        question = asked(evacuating(held, poll_at=NOW + 10), CommandKind.CHECK_ABSENT, subject="s1", host="h2")
+        return after(answer(question, status=status, presence=Presence(present=present))).servers[0]
+
+    assert look(None, False).absent_at == {"h2": NOW}
+    assert look(None, False).stage is ServerStage.HELD
+    assert look(NOW - API_S + 0.1, False).stage is ServerStage.HELD
+    assert look(NOW - API_S, False).stage is ServerStage.SENT
+    assert look(NOW - API_S, True).absent_at == {}
+    assert look(NOW - API_S, None).absent_at == {}
+    assert look(NOW - API_S, False, Status.LOST).absent_at == {}
+
+
+@pytest.mark.parametrize(
+    ("age_s", "free"),
+    [(1.0, True), (29.0, True), (30.0, False)],
+)
+def test_a_held_server_is_free_when_the_other_host_is_proven_off(age_s: float, free: bool) -> None:
+    other = incident(Step.FORCE_DOWN, id="i2", host="h2", subject="h2", evidence=proof(NOW - age_s))
+    held = server(ServerStage.HELD, wait_for=("h2",), next_at=NOW + 10)
+    decision = turn(evacuating(held, wake_at=NOW), Tick(), others=(other,))
+    assert (CommandKind.EVACUATE in sent(decision)) is free
+
+
+# --- orders ---
+
+
+def confirm(subject: Incident) -> Decision:
+    return turn(subject, Operator(order=Order.CONFIRM_FENCED, actor="anna", host="h1"))
+
+
+def test_a_person_knows_better_only_where_the_host_is_not_believed_alive() -> None:
+    for verdict in (Verdict.DOWN, Verdict.OFF, Verdict.HUNG):
+        assert sent(confirm(incident(Step.FENCE, verdict=verdict))) == [CommandKind.FORCE_DOWN]
+    unknown = incident(Step.AWAIT_RETURN, TELL, verdict=Verdict.UNKNOWN)
+    assert sent(confirm(unknown)) == [CommandKind.FORCE_DOWN]
+    for verdict in (Verdict.PARTITIONED, Verdict.AGENT_LOST, Verdict.NEVER_SEEN):
+        with pytest.raises(UsageError, match="cannot be confirmed off"):
+            confirm(incident(Step.AWAIT_RETURN, TELL, verdict=verdict))
+
+
+def test_a_confirmation_does_not_replace_evidence_nor_come_too_late() -> None:
+    with pytest.raises(UsageError, match="not needed"):
+        confirm(incident(Step.FENCE, evidence=proof()))
+    with pytest.raises(UsageError, match="not needed"):
+        confirm(incident(Step.VERIFY, committed_at=NOW - 50))
+
+
+def test_what_is_not_proven_off_cannot_be_released() -> None:
+    with pytest.raises(UsageError, match="not proven off"):
+        turn(incident(Step.FENCE), Operator(order=Order.RELEASE, actor="anna", host="h1"))
+
+
+# --- coming back ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (EvidenceKind.DEVICES, [CommandKind.POWER_ON]),
+        (EvidenceKind.CONFIRMATION, []),
+    ],
+)
+def test_only_what_our_devices_switched_off_is_switched_on(kind: EvidenceKind, expected: list[CommandKind]) -> None:
+    evidence = msgspec.structs.replace(proof(), kind=kind)
+    waiting = incident(Step.AWAIT_RETURN, evidence=evidence, settled=True, forced=True, wake_at=NOW)
+    assert sent(turn(waiting, Tick())) == expected
+
+
+def returning(**changes: object) -> Incident:
+    fields: dict[str, object] = {
+        "evidence": proof(),
+        "settled": True,
+        "forced": True,
+        "powered_on": True,
+        "new_boot_id": "new",
+        "nova_compute": Health.UP,
+    }
+    return incident(Step.AWAIT_RETURN, RECOVER, **{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("status", "opens"),
+    [("accepted", False), ("pre-migrating", False), ("done", True), ("failed", True), ("completed", True)],
+)
+def test_the_gate_stays_shut_while_an_evacuation_off_the_host_is_unfinished(status: str, opens: bool) -> None:
+    rows = Survey(servers=(Server(id="s1", host="h1"),), migrations=(evacuation(status),))
+    decision = answer(asked(returning(), CommandKind.SURVEY), survey=rows)
+    assert (CommandKind.OPEN_GATE in sent(decision)) is opens
+    assert CommandKind.CLEAR_FORCE_DOWN not in sent(decision)
+
+
+@pytest.mark.parametrize(
+    ("status", "boot", "health", "clears"),
+    [
+        ("completed", "new", Health.UP, True),
+        ("done", "new", Health.UP, False),
+        ("completed", "old", Health.UP, False),
+        ("completed", "new", Health.DOWN, False),
+    ],
+)
+def test_the_flag_is_cleared_last_of_all(status: str, boot: str, health: Health, clears: bool) -> None:
+    back = returning(cleared_boot_id=boot, nova_compute=health)
+    decision = answer(asked(back, CommandKind.SURVEY), survey=Survey(migrations=(evacuation(status),)))
+    assert (CommandKind.CLEAR_FORCE_DOWN in sent(decision)) is clears
+
+
+def test_a_failed_look_opens_nothing() -> None:
+    decision = answer(asked(returning(), CommandKind.SURVEY), status=Status.LOST, error="500")
+    assert sent(decision) == []
+
+
+def test_the_host_that_returned_is_told_with_its_new_boot() -> None:
+    clearing = incident(Step.UNFENCE, settled=True, forced=True, new_boot_id="new")
+    decision = answer(asked(clearing, CommandKind.CLEAR_FORCE_DOWN))
+    (told,) = (t for t in decision.told if t.event_type == "host.returned")
+    assert told.data["boot_id"] == "new"

@@ -23,6 +23,7 @@ MUTATED = (
     "ha_agent/witness.py",
     "ha_agent/decide/*.py",
     "ha_agent/controller/engine.py",
+    "ha_agent/controller/lookout.py",
     "ha_agent/controller/executor.py",
 )
 SEPARATOR = " :: "

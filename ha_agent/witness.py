@@ -17,6 +17,7 @@ from ha_agent.policy import Detection
 from ha_agent.ports import Disconnected, Heartbeat, NovaSeen, PowerSeen, ProbeAnswered, Reported
 
 ANSWER_SLACK_S = 0.5  # how much longer than its own time-out a witness's answer may take to arrive
+REPORT_SLACK_S = 5.0  # beyond two report intervals, after which a sign of life in Nova has aged
 DIRECT_FRESH_S = 5.0  # how long our own refused connection says that the kernel answers
 
 
@@ -224,7 +225,7 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
         tcp.append("this controller")
     if tcp:
         return _half_alive(view, ctx, f"{silence}, its kernel answers TCP to {_names(tcp)}")
-    if view.nova_moved_at is not None:
+    if _reports(view, ctx):
         return Verdict.PARTITIONED, f"{silence}, but its nova-compute still reports to Nova"
     denied = sorted(w for w, a in current.answers.items() if a is Answer.SILENT)
     if len(denied) < detection.witnesses_min:
@@ -241,9 +242,16 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
     return Verdict.DOWN, by
 
 
+def _reports(view: View, ctx: Context) -> bool:
+    """Whether its nova-compute reported after the silence began, and lately: a report ages, or a host that dies after one would never be
+    believed dead."""
+    moved = view.nova_moved_at
+    return moved is not None and ctx.now_s - moved <= 2 * ctx.detection.nova_report_interval_s + REPORT_SLACK_S
+
+
 def _half_alive(view: View, ctx: Context, what: str) -> tuple[Verdict, str]:
     """Its kernel answers, its remote does not: only Nova's view can tell a lost agent from a hung host."""
-    if view.nova_moved_at is not None:
+    if _reports(view, ctx):
         return Verdict.AGENT_LOST, f"{what}, and its nova-compute reports to Nova: only its remote is lost"
     if view.nova_base_at is None or view.nova_at is None:
         return Verdict.UNKNOWN, f"{what}, and Nova cannot be read"

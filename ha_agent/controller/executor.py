@@ -244,6 +244,8 @@ def survey(cloud: Cloud, host: str) -> Survey:
     # an evacuation to another host that never ended may yet start one of these servers there (S2)
     migrations.update({m.id: m for m in cloud.unfinished_evacuations() if m.server in ids})
     service = next((s for s in cloud.services() if s.host == host), None)
+    if service is not None and service.state is None:  # its lists may lack rows without a word (S9)
+        raise DriverError(f"Nova cannot say how the service of {host} is: its cell may be down")
     newest_first = tuple(migrations[i] for i in sorted(migrations, reverse=True))
     return Survey(servers=tuple(servers), migrations=newest_first, service=service)
 

@@ -91,6 +91,14 @@ def test_a_report_to_nova_after_the_silence_began_is_a_sign_of_life() -> None:
     assert judged[0] is Verdict.PARTITIONED
 
 
+def test_a_report_to_nova_ages_or_a_host_that_dies_after_one_would_never_be_fenced() -> None:
+    view = nova(nova(suspect(SILENT, silence=60.0), 105.0, "t1"), 109.0, "t2")
+    assert witness.judge(nova(view, 158.0, "t2"), ctx(160.0)) == (
+        Verdict.DOWN,
+        "no heartbeat for 60.0 s; w0 cannot reach it either",
+    )
+
+
 def test_tcp_with_nova_tells_a_lost_agent_from_a_hung_host() -> None:
     moved = nova(nova(suspect(TCP), 105.0, "t1"), 111.0, "t2")
     judged = witness.judge(moved, ctx(112.0))

@@ -1,0 +1,357 @@
+"""The lookout: one view per host, the rounds of probes, and the verdicts that `decide` is told. Its judgement is `witness`'s; here is what
+has to be remembered and when it is looked at again. No work here grows with the number of hosts that are heard."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ha_agent import witness
+from ha_agent.controller.effects import AnyEffect, AskWitness, ReadBmc, ReadNova
+from ha_agent.model import (
+    Answer,
+    AnyEvent,
+    Beat,
+    Phase,
+    PowerRead,
+    State,
+    Verdict,
+    VerdictGiven,
+    WitnessesSeen,
+)
+from ha_agent.policy import Detection, Policy
+from ha_agent.ports import (
+    AnyObservation,
+    Clock,
+    Disconnected,
+    Heartbeat,
+    NovaSeen,
+    PowerSeen,
+    ProbeAnswered,
+    Random,
+    Reported,
+)
+
+SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
+
+
+class Lookout:
+    """See the module. `state`, `leading` and `open_hosts` are the engine's; `tell` takes events for `decide`, `want` takes effects."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        clock: Clock,
+        random: Random,
+        state: Callable[[], State],
+        leading: Callable[[], bool],
+        open_hosts: Callable[[], set[str]],
+        tell: Callable[[AnyEvent], None],
+        want: Callable[[AnyEffect], None],
+    ) -> None:
+        self.policy = policy
+        self.clock = clock
+        self.random = random
+        self.views: dict[str, witness.View] = {}
+        self.reached: dict[str, dict[str, float]] = {}
+        self.suspicions = 0
+        self._state = state
+        self._leading = leading
+        self._open_hosts = open_hosts
+        self._tell = tell
+        self._want = want
+        self._looks: list[tuple[float, str]] = []
+        self._look_at: dict[str, float] = {}
+        self._probes: list[tuple[float, str]] = []
+        self._given: dict[str, tuple[Verdict, str]] = {}
+        self._silent: set[str] = set()
+        self._ring: list[str] = []
+        self._index: dict[str, int] = {}
+
+    def remember(self) -> None:
+        """What the journal knows of hosts that nobody can reach any more: who may deny them, and that they were heard."""
+        now = self.clock.now()
+        for host, record in self._state().hosts.items():
+            if record.witnesses and not self.reached.get(host):
+                self.reached[host] = dict.fromkeys(record.witnesses, now)
+            view = self.views.get(host)
+            if view is not None and record.first_seen_wall and not view.seen:
+                self.views[host] = msgspec.structs.replace(
+                    view, seen=True, boot_id=record.boot_id, verdict=Verdict.ALIVE, window_at=now, suspect_at=None
+                )
+        self._given.clear()
+
+    def set_policy(self, policy: Policy) -> None:
+        """A new inventory: known hosts keep their view, new ones get a full window."""
+        self.policy = policy
+        now = self.clock.now()
+        for host in policy.hosts:
+            if host not in self.views:
+                record = self._state().hosts.get(host)
+                seen = record is not None and bool(record.first_seen_wall)
+                self.views[host] = witness.fresh(host, now, seen=seen, boot_id=record.boot_id if record else "")
+                self._schedule(host)
+                heapq.heappush(self._probes, (now + self.random.uniform(0.5, 2.0), host))
+        for host in [h for h in self.views if h not in policy.hosts]:
+            del self.views[host]
+            self._silent.discard(host)
+        self._ring = sorted(policy.hosts)
+        self._index = {h: i for i, h in enumerate(self._ring)}
+
+    def next_times(self) -> list[float]:
+        """Boottime seconds at which `tick` has something to do."""
+        return [queue[0][0] for queue in (self._looks, self._probes) if queue]
+
+    def tick(self, now: float) -> None:
+        """Look at who has been silent for too long, and let hosts reach each other."""
+        self._look_due(now)
+        self._probe_due(now)
+
+    def observe(self, obs: AnyObservation) -> None:
+        """What a detector saw of a known host."""
+        view = self.views[obs.host]
+        match obs:
+            case Heartbeat():
+                self.heard(view, obs)
+                return
+            case Disconnected():
+                self.views[obs.host] = witness.disconnected(view, obs)
+            case ProbeAnswered():
+                if obs.answer is Answer.SIGNED:
+                    self.reached.setdefault(obs.host, {})[obs.witness] = obs.at
+                    self._note_first_witnesses(obs.host)
+                self.views[obs.host] = witness.answered(view, obs)
+            case PowerSeen():
+                self.views[obs.host] = witness.power_seen(view, obs)
+                if self._leading() and obs.host in self._open_hosts():
+                    self._tell(PowerRead(host=obs.host, readings=obs.readings))
+            case NovaSeen():
+                self.views[obs.host] = witness.nova_seen(view, obs)
+            case Reported():
+                self.views[obs.host] = witness.reported(view, obs, self._detection(obs.host))
+        if view.suspect_at is not None or isinstance(obs, Reported):
+            self._look(obs.host, self.clock.now())
+
+    def witnesses(self, host: str) -> int:
+        """How many hosts may speak of this one now."""
+        view = self.views.get(host)
+        return 0 if view is None else len(self._eligible(view, self.clock.now()))
+
+    def _detection(self, host: str) -> Detection:
+        policy = self.policy.hosts.get(host)
+        return policy.detection if policy else self.policy.detection
+
+    def heard(self, view: witness.View, beat: Heartbeat) -> None:
+        """A heartbeat. `decide` is told only where the journal does not know what it says."""
+        host = beat.host
+        first = view.heard_at is None
+        if view.suspect_at is not None and view.boot_id == beat.boot_id:
+            self.suspicions += 1
+        self.views[host] = witness.heard(view, beat)
+        self._silent.discard(host)
+        if first or view.suspect_at is not None:
+            self._schedule(host)
+        if not self._leading():
+            return
+        self._given.pop(host, None)
+        record = self._state().hosts.get(host)
+        verdict: Verdict | None = None
+        reason = "heartbeat"
+        if record is None or not record.first_seen_wall or not record.boot_id:
+            verdict = Verdict.ALIVE
+        elif record.boot_id != beat.boot_id:
+            verdict, reason = Verdict.REBOOTED, f"its boot id changed from {record.boot_id[:8]} to {beat.boot_id[:8]}"
+        elif record.suspect_since is not None:
+            verdict = Verdict.ALIVE
+        if verdict is not None:
+            self._tell(
+                VerdictGiven(
+                    host=host,
+                    verdict=verdict,
+                    reason=reason,
+                    boot_id=beat.boot_id,
+                    last_seen_at=beat.at,
+                    new_id=self.random.uuid(),
+                )
+            )
+        if host in self._open_hosts() or beat.waiting_gate:
+            self._tell(
+                Beat(
+                    host=host,
+                    boot_id=beat.boot_id,
+                    waiting_gate=beat.waiting_gate,
+                    nova_compute=beat.nova_compute,
+                    new_id=self.random.uuid(),
+                )
+            )
+
+    def _schedule(self, host: str) -> None:
+        """A look at the host when its silence would begin to mean something."""
+        at = witness.next_look(self.views[host], self._detection(host), self.clock.now())
+        self._look_at[host] = at
+        heapq.heappush(self._looks, (at, host))
+
+    def _look_due(self, now: float) -> None:
+        while self._looks and self._looks[0][0] <= now:
+            at, host = heapq.heappop(self._looks)
+            if host in self.views and self._look_at.get(host) == at:
+                self._look(host, now)
+
+    def _look(self, host: str, now: float) -> None:
+        """One silent host: suspect it, ask, judge."""
+        detection = self._detection(host)
+        view = self.views[host]
+        ctx = witness.Context(now_s=now, detection=detection)
+        became = witness.silent(view, ctx)
+        if became is not view:
+            view = self.views[host] = became
+            self._silent.add(host)
+            self._want(ReadBmc(host=host))
+            self._give(view, view.verdict, view.reason, None)
+        if view.suspect_at is not None:
+            ctx = witness.Context(now_s=now, detection=detection, doubt=self._doubt(view))
+            verdict = witness.judge(view, ctx)
+            if verdict is not None:
+                rounds = [r for r in (view.round, view.judged) if r is not None and r.complete(now, detection)]
+                view = msgspec.structs.replace(view, verdict=verdict[0], reason=verdict[1])
+                self.views[host] = view
+                self._give(view, verdict[0], verdict[1], rounds[0] if rounds else None)
+            if witness.wants_round(view, ctx):
+                eligible, mute = self._eligible(view, now), witness.could_not_say(view)
+                asked = tuple(w for w in eligible if w not in mute)
+                if len(asked) < detection.witnesses_min:
+                    asked = eligible
+                view = witness.begin_round(view, self.random.nonce(), asked, now)
+                assert view.round is not None
+                for w in asked:
+                    self._want(
+                        AskWitness(witness=w, target=host, nonce=view.round.nonce, deadline_s=detection.probe_timeout_s)
+                    )
+                self._want(ReadNova(host=host))
+        self.views[host] = view
+        at = witness.next_look(view, detection, now)
+        self._look_at[host] = max(at, now + 0.05)
+        heapq.heappush(self._looks, (self._look_at[host], host))
+
+    def _give(self, view: witness.View, verdict: Verdict, reason: str, asked: witness.Round | None) -> None:
+        """Tell `decide`, once per round and change."""
+        nonce = asked.nonce if asked is not None else ""
+        signed = asked is not None and Answer.SIGNED in asked.answers.values()
+        if not self._leading() or self._given.get(view.host) == (verdict, nonce):
+            return
+        self._given[view.host] = (verdict, nonce)
+        together = self._together(view)
+        domain = self.policy.hosts[view.host].domain
+        self._tell(
+            VerdictGiven(
+                host=view.host,
+                verdict=verdict,
+                reason=reason,
+                boot_id=view.boot_id,
+                last_seen_at=view.heard_at,
+                silent=len(together),
+                silent_domain=sum(self.policy.hosts[h].domain == domain for h in together),
+                signed_at=asked.at if asked is not None and signed else None,
+                new_id=self.random.uuid(),
+            )
+        )
+
+    def _together(self, view: witness.View) -> list[str]:
+        """Hosts that fell silent at about the same time, and are not dealt with yet."""
+        if view.suspect_at is None:
+            return [view.host]
+        span = 2 * self.policy.detection.down_after_s
+        settled = {i.host for i in self._state().incidents.values() if i.phase is Phase.OPEN and i.settled}
+        return [
+            h
+            for h in sorted(self._silent)
+            if h == view.host
+            or (
+                self.views[h].seen
+                and self.views[h].verdict in SILENT_VERDICTS
+                and abs((self.views[h].suspect_at or 0.0) - view.suspect_at) <= span
+                and h not in settled
+                and not self._maintenance(h)
+            )
+        ]
+
+    def _maintenance(self, host: str) -> bool:
+        record = self._state().hosts.get(host)
+        return record is not None and bool(record.maintenance)
+
+    def _doubt(self, view: witness.View) -> str:
+        known = sum(v.seen for v in self.views.values())
+        return witness.doubt(len(self._together(view)), known, self.policy.detection)
+
+    def _eligible(self, view: witness.View, now: float) -> tuple[str, ...]:
+        domains = {h: self.policy.hosts[h].domain for h in self.reached.get(view.host, {}) if h in self.policy.hosts}
+        domains[view.host] = self.policy.hosts[view.host].domain
+        return witness.eligible(
+            view, self.views, self.reached.get(view.host, {}), domains, self._detection(view.host), now
+        )
+
+    def _probe_due(self, now: float) -> None:
+        """Hosts reach each other in quiet times too: only who reached a host before may deny it later."""
+        while self._probes and self._probes[0][0] <= now:
+            _, host = heapq.heappop(self._probes)
+            view = self.views.get(host)
+            if view is None:
+                continue
+            detection = self._detection(host)
+            pause = detection.witness_fresh_s / 3
+            if view.suspect_at is None and view.heard_at is not None:
+                self._note_witnesses(host, now - detection.witness_fresh_s)
+                asked = self._volunteers(host, detection.probes)
+                for w in asked:
+                    self._want(
+                        AskWitness(
+                            witness=w, target=host, nonce=self.random.nonce(), deadline_s=detection.probe_timeout_s
+                        )
+                    )
+                enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._ring) - 1))
+                pause = pause if enough else min(pause, 2.0)
+            else:
+                pause = min(pause, 1.0)
+            heapq.heappush(self._probes, (now + pause * self.random.uniform(0.8, 1.0), host))
+
+    def _note_first_witnesses(self, host: str) -> None:
+        """The first few are kept at once: a crash right after them must not leave a host of which nobody may speak."""
+        record, detection = self._state().hosts.get(host), self._detection(host)
+        if record is not None and len(record.witnesses) < detection.witnesses_min:
+            self._note_witnesses(host, self.clock.now() - detection.witness_fresh_s)
+
+    def _note_witnesses(self, host: str, since: float) -> None:
+        """Kept over restarts: a controller that finds a host dead can no longer see who reached it before."""
+        record = self._state().hosts.get(host)
+        if not self._leading() or record is None:
+            return
+        names = tuple(sorted(w for w, at in self.reached.get(host, {}).items() if at >= since))
+        if names and names != record.witnesses:
+            self._tell(WitnessesSeen(host=host, witnesses=names))
+
+    def _volunteers(self, target: str, count: int) -> Sequence[str]:
+        """Fresh hosts that follow the target in the ring, other failure domains first."""
+        at = self._index[target]
+        ring = [self._ring[(at + i) % len(self._ring)] for i in range(1, min(len(self._ring), 8 * count + 1))]
+        home = self.policy.hosts[target].domain
+        alive = [h for h in ring if self.views[h].suspect_at is None and self.views[h].heard_at is not None]
+        alive.sort(key=lambda h: self.policy.hosts[h].domain == home)
+        return alive[:count]
+
+    def paused(self) -> None:
+        """S8: after a pause of our own every host gets one full window again."""
+        now = self.clock.now()
+        for host, view in self.views.items():
+            if view.suspect_at is None:
+                self.views[host] = msgspec.structs.replace(view, window_at=max(view.window_at, now))
+            else:
+                # a suspicion that began before the pause is judged by a round that begins after it
+                self.views[host] = msgspec.structs.replace(
+                    view, window_at=now, suspect_at=None, round=None, judged=None, direct_tcp_at=None
+                )
+                self._silent.discard(host)
+            self._schedule(host)
+        self._given.clear()

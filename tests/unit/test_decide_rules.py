@@ -8,6 +8,7 @@ import pytest
 from ha_agent.decide import Decision, decide
 from ha_agent.errors import UsageError
 from ha_agent.model import (
+    DESTRUCTIVE,
     AnyEvent,
     Beat,
     Command,
@@ -469,3 +470,89 @@ def test_the_host_that_returned_is_told_with_its_new_boot() -> None:
     decision = answer(asked(clearing, CommandKind.CLEAR_FORCE_DOWN))
     (told,) = (t for t in decision.told if t.event_type == "host.returned")
     assert told.data["boot_id"] == "new"
+
+
+# --- looking again, answers, maintenance ---
+
+
+def test_a_server_that_stays_on_its_host_keeps_what_it_was() -> None:
+    """An ERROR after our own attempt is not the server's prior state, and no reason to leave it."""
+    tried = server(ServerStage.RETRY, attempts=1, next_at=NOW + 10)
+    rows = Survey(servers=(Server(id="s1", name="s1", host="h1", status="PAUSED"),))
+    fields = {"surveyed": False, "poll_at": NOW + 2}
+    again = after(answer(asked(evacuating(tried, **fields), CommandKind.SURVEY), survey=rows)).servers[0]
+    assert (again.stage, again.prior) == (ServerStage.RETRY, "ACTIVE")
+    untried = tried.with_(attempts=0)
+    left = after(answer(asked(evacuating(untried, **fields), CommandKind.SURVEY), survey=rows)).servers[0]
+    assert left.stage is ServerStage.NOT_MOVED
+
+
+def test_a_server_that_an_unfinished_migration_names_is_held_at_the_next_look() -> None:
+    """S2: somebody else began to move it between two of our attempts."""
+    tried = server(ServerStage.RETRY, attempts=1, next_at=NOW)
+    live = Migration(id=9, server="s1", kind="live-migration", status="running", source="h1", dest="h3")
+    rows = Survey(servers=(Server(id="s1", name="s1", host="h1", status="ACTIVE"),), migrations=(live,))
+    decision = answer(asked(evacuating(tried, surveyed=False), CommandKind.SURVEY), survey=rows)
+    assert after(decision).servers[0].wait_for == ("h3",)
+    assert CommandKind.EVACUATE not in sent(decision)
+
+
+@pytest.mark.parametrize(
+    ("status", "stage"),
+    [("done", ServerStage.LANDED), ("completed", ServerStage.LANDED), ("failed", ServerStage.NOT_MOVED)],
+)
+def test_a_server_that_is_gone_from_the_host_is_not_moved_again(status: str, stage: ServerStage) -> None:
+    tried = server(ServerStage.RETRY, attempts=1, next_at=NOW)
+    looking = asked(evacuating(tried, surveyed=False), CommandKind.SURVEY)
+    decision = answer(looking, survey=Survey(migrations=(evacuation(status),)))
+    assert after(decision).servers[0].stage is stage
+    assert CommandKind.EVACUATE not in sent(decision)
+
+
+@pytest.mark.parametrize(("number", "again"), [(6, False), (7, False), (8, True)])
+def test_only_a_record_younger_than_our_attempt_speaks_of_it(number: int, again: bool) -> None:
+    flying = server(ServerStage.MOVING, baseline=7, attempts=1)
+    decision = answer(
+        asked(evacuating(flying), CommandKind.FOLLOW), survey=Survey(migrations=(evacuation("failed", number),))
+    )
+    assert (after(decision).servers[0].stage is ServerStage.RETRY) is again
+
+
+@pytest.mark.parametrize(("off_is_proven", "stage"), [(True, ServerStage.RETRY), (False, ServerStage.MOVING)])
+def test_a_destination_that_died_ends_the_attempt_only_with_proof(off_is_proven: bool, stage: ServerStage) -> None:
+    flying = server(ServerStage.MOVING, dest="h2", attempts=1)
+    other = incident(Step.FORCE_DOWN, id="i2", host="h2", subject="h2", evidence=proof() if off_is_proven else None)
+    following = asked(evacuating(flying), CommandKind.FOLLOW)
+    decision = answer(following, others=(other,), survey=Survey(migrations=(evacuation("pre-migrating"),)))
+    assert after(decision).servers[0].stage is stage
+
+
+@pytest.mark.parametrize(
+    ("status", "stage"),
+    [(Status.OK, ServerStage.MOVING), (Status.LOST, ServerStage.LOST), (Status.FAILED, ServerStage.RETRY)],
+)
+def test_what_an_answer_to_an_evacuation_means(status: Status, stage: ServerStage) -> None:
+    waiting = asked(evacuating(server(ServerStage.SENT, attempts=1)), CommandKind.EVACUATE, subject="s1")
+    decision = answer(waiting, status=status, error="" if status is Status.OK else "500")
+    (one,) = after(decision).servers
+    assert one.stage is stage
+    assert one.next_at == {Status.OK: 0.0, Status.LOST: NOW + API_S, Status.FAILED: NOW + 5.0}[status]
+    assert CommandKind.EVACUATE not in sent(decision)
+
+
+def test_nothing_is_sent_to_a_host_in_maintenance() -> None:
+    for subject in (
+        incident(Step.FENCE, wake_at=NOW),
+        incident(Step.FORCE_DOWN, evidence=proof(), wake_at=NOW),
+        evacuating(server(ServerStage.WAITING), wake_at=NOW),
+        incident(Step.AWAIT_RETURN, evidence=proof(), settled=True, wake_at=NOW),
+        incident(Step.UNFENCE, settled=True, forced=True, wake_at=NOW),
+    ):
+        state = State(
+            fleet=Fleet(armed=True, epoch=1),
+            hosts={"h1": HostRecord(host="h1", first_seen_wall=1.0, maintenance="new fans")},
+            incidents={"i1": subject},
+        )
+        decision = decide(state, Tick(), POLICY, Now(at=NOW))
+        assert not DESTRUCTIVE & set(sent(decision)), subject.step
+        assert "maintenance" in after(decision).blocked

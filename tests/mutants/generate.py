@@ -116,12 +116,14 @@ class Text:
 
 
 def _code(node: ast.AST) -> Iterator[ast.AST]:
-    """What decides: no annotation, no assertion (nothing depends on it), no text (f-strings carry no positions either)."""
+    """What decides: no annotation, no class header, no assertion (nothing depends on it), no text (f-strings carry no positions either)."""
     if isinstance(node, ast.Assert | ast.JoinedStr):
         return
     yield node
     for name, value in ast.iter_fields(node):
-        if name in {"annotation", "returns", "decorator_list"}:
+        if name in {"annotation", "returns", "decorator_list"} or (
+            isinstance(node, ast.ClassDef) and name == "keywords"
+        ):
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):

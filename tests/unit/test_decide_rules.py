@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from ha_agent import guards
 from ha_agent.decide import Decision, decide
 from ha_agent.errors import UsageError
 from ha_agent.model import (
@@ -15,8 +16,10 @@ from ha_agent.model import (
     CommandKind,
     Evidence,
     EvidenceKind,
+    FenceRecord,
     Finished,
     Fleet,
+    GuestFault,
     Health,
     HostRecord,
     Incident,
@@ -45,7 +48,7 @@ from ha_agent.model import (
     VerdictGiven,
 )
 from ha_agent.plans import RECOVER, TELL
-from ha_agent.policy import Fencing, HostPolicy, Policy, Recovery, Select
+from ha_agent.policy import Fencing, HostPolicy, Policy, Recovery, Select, Storm
 
 NOW = 10_000.0
 API_S = 60.0
@@ -121,13 +124,19 @@ def server(stage: ServerStage, name: str = "s1", **fields: object) -> ServerProg
     return ServerProgress(id=name, name=name, prior="ACTIVE", stage=stage).with_(**fields)
 
 
-def turn(incident: Incident, event: AnyEvent, at: float = NOW, others: tuple[Incident, ...] = ()) -> Decision:
+def turn(
+    incident: Incident,
+    event: AnyEvent,
+    at: float = NOW,
+    others: tuple[Incident, ...] = (),
+    rules: Policy = POLICY,
+) -> Decision:
     state = State(
         fleet=Fleet(armed=True, epoch=1),
         hosts={h: HostRecord(host=h, first_seen_wall=1.0, boot_id="old") for h in POLICY.hosts},
         incidents={i.id: i for i in (incident, *others)},
     )
-    return decide(state, event, POLICY, Now(at=at))
+    return decide(state, event, rules, Now(at=at))
 
 
 def answer(incident: Incident, at: float = NOW, others: tuple[Incident, ...] = (), **fields: object) -> Decision:
@@ -239,6 +248,25 @@ def test_an_earlier_level_that_reads_on_is_a_contradiction() -> None:
     unknown = Reading(device="bmc", power=Power.UNKNOWN, at=NOW)
     decision = answer(asked(proven, CommandKind.READ_POWER, level=0), readings=(unknown,))
     assert sent(decision) == [CommandKind.FORCE_DOWN]
+
+
+@pytest.mark.parametrize(
+    ("domain_limit", "others", "allowed"),
+    [(2, 1, True), (2, 2, False), (1, 0, True), (1, 1, False), (0, 0, True), (0, 1, False)],
+)
+def test_the_limit_of_a_failure_domain_itself_is_allowed(domain_limit: int, others: int, allowed: bool) -> None:
+    """S6: so many hosts of one rack within the window, this one included, and not one more; never less than one."""
+    rules = Policy(
+        hosts={f"h{n}": HostPolicy(name=f"h{n}", domain="rack") for n in range(1, 11)},
+        storm=Storm(max_hosts=9, max_share=0.9, domain_max_hosts=domain_limit),
+    )
+    fences = tuple(
+        FenceRecord(host=f"h{n}", domain="rack", incident=f"i{n}", at=NOW - 10) for n in range(2, 2 + others)
+    )
+    subject = incident(Step.FENCE)
+    state = State(fleet=Fleet(armed=True, fences=fences), hosts={}, incidents={"i1": subject})
+    refusal = guards.storm(state, subject, rules, NOW)
+    assert (refusal is None) is allowed, refusal
 
 
 # --- verdicts and heartbeats ---
@@ -377,6 +405,22 @@ def test_a_held_server_is_free_when_the_other_host_is_proven_off(age_s: float, f
     assert (CommandKind.EVACUATE in sent(decision)) is free
 
 
+def test_a_host_that_left_the_inventory_is_proven_off_by_nothing() -> None:
+    gone = incident(Step.FORCE_DOWN, id="i2", host="gone", subject="gone", evidence=proof())
+    held = server(ServerStage.HELD, wait_for=("gone",), next_at=NOW + 10)
+    decision = turn(evacuating(held, wake_at=NOW), Tick(), others=(gone,))
+    assert after(decision).servers[0].stage is ServerStage.HELD
+
+
+def test_each_host_that_may_run_it_is_proven_off_by_itself() -> None:
+    other = incident(Step.FORCE_DOWN, id="i2", host="h2", subject="h2", evidence=proof())
+    held = server(ServerStage.HELD, wait_for=("h2", "h3"))
+    decision = turn(evacuating(held, wake_at=NOW), Tick(), others=(other,))
+    assert after(decision).servers[0].wait_for == ("h3",)
+    assert [c.host for c in decision.commands if c.kind is CommandKind.CHECK_ABSENT] == ["h3"]
+    assert CommandKind.EVACUATE not in sent(decision)
+
+
 # --- orders ---
 
 
@@ -470,6 +514,98 @@ def test_the_host_that_returned_is_told_with_its_new_boot() -> None:
     decision = answer(asked(clearing, CommandKind.CLEAR_FORCE_DOWN))
     (told,) = (t for t in decision.told if t.event_type == "host.returned")
     assert told.data["boot_id"] == "new"
+
+
+# --- verify ---
+
+
+def landed(name: str = "s1", **fields: object) -> ServerProgress:
+    return server(ServerStage.LANDED, name, dest="h2", **fields)
+
+
+def verifying(*servers: ServerProgress, **changes: object) -> Incident:
+    return msgspec.structs.replace(evacuating(*servers, **changes), position=RECOVER.index(Step.VERIFY))
+
+
+@pytest.mark.parametrize(
+    ("settle_by", "poll_at", "looks"),
+    [(NOW + 1, 0.0, True), (NOW + 1, NOW, True), (NOW + 1, NOW + 1, False), (NOW, 0.0, True)],
+)
+def test_landed_servers_are_looked_for_at_their_time_and_at_least_once(
+    settle_by: float, poll_at: float, looks: bool
+) -> None:
+    decision = turn(verifying(landed(), settle_by=settle_by, poll_at=poll_at, wake_at=NOW), Tick())
+    assert after(decision).servers[0].stage is ServerStage.LANDED
+    assert (CommandKind.LIST_SERVERS in sent(decision)) is looks
+
+
+@pytest.mark.parametrize("released", ["", "anna"])
+def test_what_is_not_verified_in_time_is_given_up(released: str) -> None:
+    settle_by = NOW + 1000 if released else NOW
+    decision = turn(verifying(landed(), settle_by=settle_by, released=released, poll_at=NOW, wake_at=NOW), Tick())
+    assert after(decision).servers[0].stage is ServerStage.GIVEN_UP
+
+
+@pytest.mark.parametrize(
+    ("prior", "status", "expected"),
+    [
+        ("ACTIVE", "ACTIVE", []),
+        ("SHUTOFF", "SHUTOFF", []),
+        ("ACTIVE", "SHUTOFF", [CommandKind.START]),
+        ("SHUTOFF", "ACTIVE", [CommandKind.STOP]),
+        ("ACTIVE", "ERROR", [CommandKind.REBOOT]),
+        ("ERROR", "ERROR", [CommandKind.REBOOT]),
+        ("ERROR", "ACTIVE", []),
+    ],
+)
+def test_a_landed_server_is_brought_to_what_it_was(prior: str, status: str, expected: list[CommandKind]) -> None:
+    rows = Survey(servers=(Server(id="s1", name="s1", host="h2", status=status),))
+    # another one, on a host that was not listed, keeps the step open
+    subject = verifying(landed(prior=prior), server(ServerStage.LANDED, "s2", dest="h3"))
+    decision = answer(asked(subject, CommandKind.LIST_SERVERS, hosts=("h2",)), survey=rows)
+    assert [k for k in sent(decision) if k is not CommandKind.LIST_SERVERS] == expected
+    assert after(decision).servers[0].stage is (ServerStage.STARTING if expected else ServerStage.VERIFIED)
+    assert after(decision).servers[1].looks == 0
+
+
+def test_a_server_that_is_busy_or_was_just_mended_is_left_alone() -> None:
+    for row, mark in (
+        (Server(id="s1", host="h2", status="SHUTOFF", task_state="powering-on"), landed()),
+        (Server(id="s1", host="h2", status="SHUTOFF"), landed(next_at=NOW + 1)),
+    ):
+        subject = asked(verifying(mark), CommandKind.LIST_SERVERS, hosts=("h2",))
+        assert sent(answer(subject, survey=Survey(servers=(row,)))) == []
+
+
+def test_one_listing_without_it_does_not_lose_a_server() -> None:
+    for looks, stage in ((0, ServerStage.LANDED), (1, ServerStage.LANDED), (2, ServerStage.NOT_MOVED)):
+        subject = asked(verifying(landed(looks=looks)), CommandKind.LIST_SERVERS, hosts=("h2",))
+        assert after(answer(subject, survey=Survey())).servers[0].stage is stage
+
+
+# --- one guest ---
+
+
+@pytest.mark.parametrize(
+    ("host", "mode", "opened", "expected"),
+    [
+        ("h2", "auto", True, [CommandKind.REBOOT]),
+        ("h2", "notify", True, []),
+        ("h2", "ignore", False, []),
+        ("stranger", "auto", False, []),
+        ("h1", "auto", False, []),
+    ],
+)
+def test_a_guest_is_rebooted_only_where_policy_says_so(
+    host: str, mode: str, opened: bool, expected: list[CommandKind]
+) -> None:
+    """On h1, whose own incident is open, it is only noted there."""
+    rules = msgspec.structs.replace(POLICY, guest_mode=mode)
+    event = GuestFault(host=host, server="s9", fault="watchdog", new_id="i9")
+    decision = turn(incident(Step.VERIFY), event, rules=rules)
+    assert ("i9" in decision.state.incidents) is opened
+    assert [k for k in sent(decision) if k is CommandKind.REBOOT] == expected
+    assert any("s9" in e.text for e in after(decision).history) is (host == "h1")
 
 
 # --- looking again, answers, maintenance ---

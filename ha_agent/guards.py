@@ -202,6 +202,8 @@ def may_send(state: State, command: Command, policy: Policy, now_s: float) -> st
     incident = state.incidents.get(command.incident)
     if incident is None or incident.phase is Phase.CLOSED or all(c.id != command.id for c in incident.pending):
         return "the incident no longer waits for it"
+    if command.kind is CommandKind.FENCE and any(c.kind is CommandKind.CANCEL_FENCE for c in incident.pending):
+        return "it is being cancelled"
     if command.not_after is not None and now_s >= command.not_after:
         return "its evidence has aged meanwhile"
     if command.kind in GUARDED:

@@ -531,6 +531,7 @@ class Operator(Event, frozen=True, kw_only=True):
     host: str = ""
     incident: str = ""
     reason: str = ""
+    heard_at: float | None = None  # when the host's last heartbeat arrived: filled in by the engine
     new_id: str = ""
 
 

@@ -223,7 +223,7 @@ class Api:
             return _failure(415, "the body is not application/json", "send JSON")
         try:
             body = msgspec.json.decode(await request.read(), type=OrderBody)
-        except msgspec.DecodeError as error:  # also what is not of the shape
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # also what is not of the shape
             raise UsageError(f"the body is no order: {error}", "send {order, host, incident, reason}") from None
         caller = await self._caller(request)
         needed = NEEDED.get(body.order)

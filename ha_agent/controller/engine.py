@@ -202,7 +202,9 @@ class Engine:
             raise LeaseLost(f"{self.name} does not lead", "ask the controller that does")
         if self._unwritten:
             raise StoreError(f"the store cannot be written: {self.store_error}")
-        self._commit(msgspec.structs.replace(order, new_id=order.new_id or self.random.uuid()))
+        view = self.views.get(order.host)
+        heard_at = view.heard_at if view is not None else None
+        self._commit(msgspec.structs.replace(order, new_id=order.new_id or self.random.uuid(), heard_at=heard_at))
 
     def permit(self, command: Command) -> str:
         """The last look, immediately before the sending: empty, or why not (S4, S8)."""

@@ -67,6 +67,7 @@ class Executor:
         self._free = asyncio.Semaphore(NOVA_THREADS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._fences: dict[str, asyncio.Task[None]] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}  # by the id of the command that ends it
         self._services: dict[str, ComputeService] | None = None
         self._services_at = 0.0
         self._services_lock = asyncio.Lock()
@@ -76,6 +77,12 @@ class Executor:
         for effect in effects:
             match effect:
                 case Do(command=command):
+                    if command.kind in (CommandKind.CANCEL_FENCE, CommandKind.POWER_ON):
+                        # the attempt that it ends is the one before it, begun or not; never one that comes later
+                        before = self._fences.pop(command.host, None)
+                        if before is not None:
+                            before.cancel()
+                            self._ending[command.id] = before
                     task = self._start(self._do(command))
                     if command.kind is CommandKind.FENCE:
                         self._fences[command.host] = task
@@ -131,10 +138,10 @@ class Executor:
             case CommandKind.READ_POWER:
                 return self._read(command, await self._fencer.read(host, command.level, policy.fencing.read_s))
             case CommandKind.CANCEL_FENCE:
-                await self._cancel_fence(host)
+                await self._cancel_fence(command)
                 return Outcome(command=command.id, status=Status.OK)
             case CommandKind.POWER_ON:
-                await self._cancel_fence(host)  # safety: no off may be alive when a host is powered on (S4)
+                await self._cancel_fence(command)  # safety: no off may be alive when a host is powered on (S4)
                 self._allowed(command)
                 return self._read(command, await self._fencer.on(host, command.level, deadline))
             case CommandKind.OPEN_GATE:
@@ -187,12 +194,11 @@ class Executor:
     def _read(self, command: Command, readings: Sequence[Reading]) -> Outcome:
         return Outcome(command=command.id, status=Status.OK, readings=tuple(readings))
 
-    async def _cancel_fence(self, host: str) -> None:
-        task = self._fences.pop(host, None)
-        if task is not None and not task.done() and task is not asyncio.current_task():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        await self._fencer.cancel(host)
+    async def _cancel_fence(self, command: Command) -> None:
+        before = self._ending.pop(command.id, None)
+        if before is not None:
+            await asyncio.gather(before, return_exceptions=True)
+        await self._fencer.cancel(command.host)
 
     # --- looks ---
 

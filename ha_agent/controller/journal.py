@@ -117,7 +117,7 @@ def decode(kind: str, key: str, body: bytes) -> Value:
                 f"{kind} {key} is of version {major}, this program reads {MAJOR}", "use the newer program"
             )
         return msgspec.json.decode(body, type=DOCUMENTS[kind])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreCorrupt(f"{kind} {key} cannot be read: {error}", "restore the store, or move it away") from None
 
 
@@ -153,10 +153,10 @@ def _entry(incident: str, n: int) -> str:
 
 def _incident(old: Incident | None, new: Incident) -> list[Put | Delete]:
     writes: list[Put | Delete] = []
-    before = {s.id: s for s in old.servers} if old else {}
+    before = {s.id: (n, s) for n, s in enumerate(old.servers)} if old else {}
     for order, server in enumerate(new.servers):
-        known = before.get(server.id)
-        if known is not server and known != server:
+        place, known = before.get(server.id, (-1, None))
+        if place != order or (known is not server and known != server):
             body = encode(ServerDocument(server=server, order=order))
             writes.append(Put(kind="server", key=f"{new.id}/{server.id}", body=body))
     kept = {s.id for s in new.servers}

@@ -102,10 +102,11 @@ def _fence(turn: Turn, event: Operator) -> None:
             verdict=Verdict.DOWN,
             reason=reason,
             boot_id=record.boot_id,
+            beat_at=event.heard_at,
             ordered_by=event.actor,
         )
         return
-    incident = turn.put(incident, reason, actor=event.actor, ordered_by=event.actor)
+    incident = turn.put(incident, reason, actor=event.actor, ordered_by=event.actor, beat_at=event.heard_at)
     if Step.FENCE not in incident.plan:
         turn.replan(incident, plan, Verdict.DOWN, reason)
 
@@ -118,7 +119,8 @@ def _confirm_fenced(turn: Turn, event: Operator) -> None:
             f"{event.host} is {incident.verdict}: it cannot be confirmed off while it is not believed down",
             f"see: ha-agent explain {event.host}; to fence it all the same: ha-agent fence {event.host}",
         )
-    if fence.living(turn, incident):
+    silence = turn.host_policy(event.host).detection.down_after_s
+    if event.heard_at is not None and turn.now.at - event.heard_at < silence:
         raise UsageError(
             f"{event.host} sends heartbeats: it is not off", f"to withdraw the fence: ha-agent release {event.host}"
         )

@@ -76,7 +76,7 @@ class Worker:
         assert self._process.stdout is not None
         try:
             return msgspec.json.decode(await self._process.stdout.readline(), type=Line)
-        except (msgspec.DecodeError, ValueError):
+        except (msgspec.DecodeError, ValueError, RecursionError):
             return None
 
     async def kill(self) -> None:

@@ -115,7 +115,7 @@ class ControlServer:
             await self._answer(_asks.decode(line), reader, writer)
             async with asyncio.timeout(ASK_S):
                 await writer.drain()
-        except (OSError, ValueError, TimeoutError, msgspec.DecodeError):
+        except (OSError, ValueError, TimeoutError, RecursionError, msgspec.DecodeError):
             pass  # a client of this machine that talks nonsense or goes away: its connection ends
         finally:
             writer.close()
@@ -193,7 +193,7 @@ async def _read(reader: asyncio.StreamReader) -> Reply:
         raise ConnectionResetError("the remote has closed the connection")
     try:
         return _replies.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"the remote's answer cannot be read: {error}") from None
 
 

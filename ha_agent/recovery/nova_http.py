@@ -3,6 +3,7 @@ certainly did not happen (DriverError) and what may have (Unanswered)."""
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -165,5 +166,8 @@ def _refusal(response: requests.Response) -> str:
 
 
 def _text(error: BaseException, limit: int = 300) -> str:
-    """One line for a human."""
+    """One line for a human; of the libraries' chains of causes only what helps."""
+    found = re.search(r"Unable to establish connection to (\S+?):? ", f"{error} ")
+    if found:
+        return f"cannot connect to {found.group(1)}"
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -64,6 +64,7 @@ class Hands:
         self._judge = judge
         self._latency = latency
         self._requests = Requests(world)
+        self._queued: dict[str, set[str]] = {}  # by host: fences that were handed over and have not begun
 
     def died(self) -> None:
         """Its workers die with the process."""
@@ -142,6 +143,8 @@ class Hands:
 
     def _do(self, command: Command) -> None:
         engine = self._owner.engine
+        if command.kind is CommandKind.FENCE:
+            self._queued.setdefault(command.host, set()).add(command.id)
 
         def begin() -> None:
             if self._owner.engine is engine:
@@ -151,7 +154,13 @@ class Hands:
 
     def _begin(self, command: Command) -> None:
         assert self._owner.engine is not None
+        queued = self._queued.get(command.host, set())
+        if command.kind is CommandKind.FENCE:
+            if command.id not in queued:
+                return  # cancelled before it began: it never does
+            queued.discard(command.id)
         if command.kind is CommandKind.CANCEL_FENCE:
+            queued.clear()
             self.kill(command.host)
             self._feed(Outcome(command=command.id, status=Status.OK), 0.05)
             return

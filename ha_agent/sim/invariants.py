@@ -34,7 +34,7 @@ class Judge:
         self.violations: list[Violation] = []
         self.told: list[tuple[float, Notification]] = []
         self.sent: list[tuple[float, str, Command]] = []
-        self.confirmed: set[str] = set()  # hosts that a person confirmed while they were on: a documented limit
+        self.confirmed: set[str] = set()  # silent hosts that a person confirmed while they were on: a documented limit
         self._seen: set[tuple[str, str]] = set()
         self._doubles = 0
         self._ruined = 0
@@ -252,7 +252,9 @@ class Judge:
             case Order.FENCE:
                 self._ordered.add(order.host)
             case Order.CONFIRM_FENCED:
-                if self.world.hosts[order.host].powered:
+                host = self.world.hosts[order.host]
+                heard = host.speaks and self.world.reach(self.world.policy.controller, order.host)
+                if host.powered and not heard:
                     self.confirmed.add(order.host)
             case _:
                 pass

@@ -12,7 +12,7 @@ from ha_agent.notify.catalogue import EVENTS, OBJECTS, Object
 from ha_agent.notify.objects import build, check
 from tests.fixtures.notifications.samples import BASE, EVIDENCE, ID, MOVED, SAMPLES, WALL
 
-# DESIGN.md, "Notifications".
+# The names that consumers rely on.
 NAMES = [
     "incident.opened",
     "incident.blocked",

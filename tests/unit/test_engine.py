@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ha_agent.controller.effects import AskWitness, Do, ReadBmc, ReadNova
@@ -108,7 +110,7 @@ class Bench:
                 case ReadBmc() | ReadNova():
                     self.looks.append(effect)
 
-    def order(self, order: Order, host: str = "", **fields: str) -> None:
+    def order(self, order: Order, host: str = "", **fields: Any) -> None:
         self.engine.order(Operator(order=order, actor="tester", host=host, **fields))
         self.take()
 

@@ -47,7 +47,7 @@ from ha_agent.model import (
     Verdict,
     VerdictGiven,
 )
-from ha_agent.plans import RECOVER, TELL
+from ha_agent.plans import RECOVER, RESTART, TELL
 from ha_agent.policy import Fencing, HostPolicy, Policy, Recovery, Select, Storm
 
 NOW = 10_000.0
@@ -296,6 +296,26 @@ def test_a_heartbeat_after_the_commit_revokes_and_does_not_cancel() -> None:
     decision = turn(evacuating(server(ServerStage.MOVING)), Beat(host="h1", boot_id="new", nova_compute=Health.UP))
     assert (after(decision).step, after(decision).evidence) == (Step.FENCE, None)
     assert after(decision).evidence_since == NOW
+
+
+@pytest.mark.parametrize(("boot", "lies"), [("old", True), ("new", False)])
+def test_devices_that_read_off_a_boot_that_is_heard_are_not_believed_again(boot: str, lies: bool) -> None:
+    """Nothing was moved yet. A new boot is no contradiction: somebody switched it on."""
+    proven = incident(Step.FORCE_DOWN, evidence=proof())
+    decision = turn(proven, Beat(host="h1", boot_id=boot, nova_compute=Health.UP))
+    assert bool(decision.state.hosts["h1"].contradiction) is lies
+    assert after(decision).evidence is None
+    assert CommandKind.FORCE_DOWN not in sent(decision)
+
+
+def test_a_host_that_was_only_alarmed_about_is_restarted_after_a_new_boot() -> None:
+    alarmed = incident(Step.AWAIT_RETURN, TELL, verdict=Verdict.PARTITIONED)
+    decision = turn(alarmed, Beat(host="h1", boot_id="new", nova_compute=Health.UP))
+    assert (after(decision).verdict, after(decision).plan) == (Verdict.REBOOTED, RESTART)
+    told_only = turn(
+        msgspec.structs.replace(alarmed, mode=Mode.NOTIFY), Beat(host="h1", boot_id="new", nova_compute=Health.UP)
+    )
+    assert Step.RESTART not in after(told_only).plan
 
 
 def test_a_new_controller_waits_out_what_the_old_one_sent() -> None:
@@ -575,6 +595,15 @@ def test_a_server_that_is_busy_or_was_just_mended_is_left_alone() -> None:
     ):
         subject = asked(verifying(mark), CommandKind.LIST_SERVERS, hosts=("h2",))
         assert sent(answer(subject, survey=Survey(servers=(row,)))) == []
+
+
+@pytest.mark.parametrize("kind", [CommandKind.START, CommandKind.STOP, CommandKind.REBOOT])
+def test_a_request_that_was_refused_is_said_and_tried_later(kind: CommandKind) -> None:
+    subject = asked(verifying(landed(), poll_at=NOW + 1), kind, subject="s1")
+    decision = answer(subject, status=Status.FAILED, error="409")
+    (one,) = after(decision).servers
+    assert "409" in one.reason
+    assert one.next_at == NOW + 5.0
 
 
 def test_one_listing_without_it_does_not_lose_a_server() -> None:

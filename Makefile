@@ -13,7 +13,7 @@ JOBS ?= 2
 NOT_RUN := build/not-run
 PYTEST := HA_AGENT_NOT_RUN=$(CURDIR)/$(NOT_RUN) $(BIN)/python -m pytest
 # Fast tests run side by side; integration tests measure real time, so they run one after the other.
-FAST := $(wildcard tests/unit tests/scenarios tests/simulation)
+FAST := $(wildcard tests/unit tests/property tests/scenarios tests/simulation)
 SLOW := $(wildcard tests/integration tests/benchmarks)
 
 help:

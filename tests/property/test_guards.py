@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ha_agent import guards
@@ -29,6 +29,7 @@ from ha_agent.model import (
 )
 from ha_agent.plans import FENCING_VERDICTS, RECOVER
 from ha_agent.policy import Fencing, HostPolicy, Policy, Storm
+from tests.property.conftest import TIMES
 
 NOW = 1000.0
 DEVICES = ("a", "b")
@@ -146,6 +147,7 @@ def forbidden(state: State, host: str) -> bool:
     return not fleet.armed or held or host not in POLICY.hosts
 
 
+@settings(max_examples=250 * max(TIMES, 1))  # most worlds are refused for more than one reason
 @given(worlds())
 def test_the_last_look_lets_nothing_through_that_is_forbidden(world: tuple[State, Command]) -> None:
     state, command = world

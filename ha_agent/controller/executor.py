@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ha_agent.controller.effects import AnyEffect, AskWitness, Do, ReadBmc, ReadNova
 from ha_agent.errors import DriverError, HaAgentError, Unanswered
@@ -102,8 +102,8 @@ class Executor:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._lookers.shutdown(wait=False, cancel_futures=True)
 
-    def _start(self, work: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(_none(work))
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -236,10 +236,6 @@ class Executor:
                     self._services = {}
             at, service = self._services_at, (self._services or {}).get(host)
         self._observe(NovaSeen(host=host, at=at, service=service))
-
-
-async def _none(work: Awaitable[None]) -> None:
-    await work
 
 
 def survey(cloud: Cloud, host: str) -> Survey:

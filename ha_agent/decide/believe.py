@@ -79,7 +79,7 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
         plan = plan_for(Kind.HOST, verdict, policy.mode, fence=policy.fence)
         if Step.FENCE in plan and Step.FENCE not in incident.plan:
             life = event.boot_id or turn.record(incident.host).boot_id
-            turn.replan(turn.put(incident, mode=policy.mode), plan, verdict, event.reason, boot_id=life)
+            turn.replan(turn.put(incident, mode=policy.mode), plan, verdict, event.reason, boot_id=life, same_life=True)
         elif changed:
             turn.put(incident, f"now {verdict}: {event.reason}", verdict=verdict, reason=event.reason, beat_at=None)
         return
@@ -102,7 +102,7 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
     if incident.pending and any(c.step is Step.FENCE for c in incident.pending):
         return  # replanned when the attempt is dead and the verdict is given again
     plan = (Step.UNFENCE, *TELL) if incident.forced else TELL
-    turn.replan(incident, plan, verdict, event.reason)
+    turn.replan(incident, plan, verdict, event.reason, same_life=True)
 
 
 def _signed_since(incident: Incident, event: VerdictGiven) -> bool:
@@ -149,7 +149,7 @@ def _alive(turn: Turn, event: VerdictGiven, incident: Incident | None) -> None:
             turn.tell_host("host.cleared", host, Verdict.ALIVE, event.reason)
     turn.put_host(host, boot_id=event.boot_id)
     if incident is not None:
-        heard(turn, incident, event.boot_id)
+        heard(turn, incident, event.boot_id, rebooted=event.verdict is Verdict.REBOOTED)
         return
     if event.verdict is not Verdict.REBOOTED:
         return
@@ -204,8 +204,9 @@ def on_power(turn: Turn, event: PowerRead) -> None:
         fence.revoke(turn, incident, f"{on[0]} reads on")
 
 
-def heard(turn: Turn, incident: Incident, boot_id: str) -> None:
-    """S2b: what a heartbeat means depends on how far the incident is."""
+def heard(turn: Turn, incident: Incident, boot_id: str, *, rebooted: bool = False) -> None:
+    """S2b: what a heartbeat means depends on how far the incident is. `rebooted`: the journal knew another boot, even if the incident was
+    opened in this one already (a reboot while nobody led)."""
     new = bool(boot_id) and boot_id != incident.boot_id
     if Step.FENCE in incident.plan and incident.committed_at is not None and not incident.settled:
         if not new:
@@ -226,17 +227,26 @@ def heard(turn: Turn, incident: Incident, boot_id: str) -> None:
                 fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
             turn.put(incident, beat_at=turn.now.at)
             return  # a person ordered the fence of a living host
-        _cancelled_by_heartbeat(turn, incident, boot_id, new=new)
+        _cancelled_by_heartbeat(turn, incident, boot_id, new=new or rebooted)
         return
-    if new and incident.mode is Mode.AUTO and incident.plan in (TELL, (Step.UNFENCE, *TELL)):
-        # it was only alarmed about, and its guests died with its last boot
-        incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at)
-        plan = UNFORCE_AND_RESTART if incident.forced else RESTART
-        turn.replan(incident, plan, Verdict.REBOOTED, "it is back with a new boot")
-    elif new:
+    if incident.mode is Mode.AUTO and incident.plan in (TELL, (Step.UNFENCE, *TELL)):
+        # it was only alarmed about: its guests died with its last boot, or were being started when it fell silent
+        same_life = not (new or rebooted)
+        if not same_life or _unfinished(incident):
+            incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at)
+            plan = UNFORCE_AND_RESTART if incident.forced else RESTART
+            reason = "it is heard again, its servers were being started" if same_life else "it is back with a new boot"
+            turn.replan(incident, plan, Verdict.REBOOTED, reason, same_life=same_life)
+            return
+    if new:
         _returning(turn, incident, boot_id)
     elif incident.beat_at is None or incident.verdict is not Verdict.ALIVE:
         turn.put(incident, beat_at=turn.now.at)
+
+
+def _unfinished(incident: Incident) -> bool:
+    """Whether servers are remembered that were being started."""
+    return any(s.stage is not ServerStage.VERIFIED for s in incident.servers)
 
 
 def _returning(turn: Turn, incident: Incident, boot_id: str) -> None:
@@ -260,7 +270,12 @@ def _cancelled_by_heartbeat(turn: Turn, incident: Incident, boot_id: str, *, new
         return  # the next heartbeat finds the attempt dead
     reason = "heard again before anything was moved"
     if not new:
-        if incident.forced:
+        if _unfinished(incident) and incident.mode is Mode.AUTO:
+            # its servers were being started after a reboot when it fell silent: that is not over
+            incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at)
+            again = UNFORCE_AND_RESTART if incident.forced else RESTART
+            turn.replan(incident, again, Verdict.REBOOTED, reason, same_life=True)
+        elif incident.forced:
             turn.replan(incident, UNFORCE, verdict, reason)
         else:
             turn.tell_host("host.cleared", incident.host, Verdict.ALIVE, reason)

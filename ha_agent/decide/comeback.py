@@ -149,6 +149,7 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     listed = {s.id: s for s in outcome.survey.servers}
     newest = select.newest(mine).values()
     held: list[str] = []
+    queued = False  # a request that any host may still find in its queue: nobody's release makes that safe
     for m in newest:
         if m.status in MIGRATION_ENDED or m.server not in listed:
             continue
@@ -160,18 +161,20 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
             incident = turn.put(incident, servers=(*incident.servers, server))
         if m.dest and server.baseline == m.id and not server.wait_for and m.dest in server.absent_at:
             continue  # its destination reported the domain absent, twice
-        held.append(f"{m.server} to {m.dest or '?'}")
+        held.append(f"{m.server} to {m.dest or select.NOBODY_KNOWS}")
+        queued = queued or not m.dest
         if m.dest and server.wait_for != (m.dest,):
             incident = turn.put_server(
                 incident, server, baseline=m.id, wait_for=(m.dest,), absent_at={}, next_at=turn.now.at
             )
-    if held and not incident.released:
+    if held and (queued or not incident.released):
         what = f"unfinished evacuations: {', '.join(held[:5])}"
         incident = turn.put(incident, gate_ok=False, clean=False)
         if turn.now.at >= incident.stage_at.get("settled", turn.now.at) + 2 * recovery.api_max_s:
-            incident = turn.block(incident, guards.Refusal(reason=what, release=f"ha-agent release {incident.host}"))
+            release = "ha-agent remote gate --override" if queued else f"ha-agent release {incident.host}"
+            incident = turn.block(incident, guards.Refusal(reason=what, release=release))
         return turn.wait(incident, what)
-    if incident.release == f"ha-agent release {incident.host}":
+    if incident.blocked.startswith("unfinished evacuations"):
         incident = turn.unblock(incident)
     incident = turn.put(incident, gate_ok=True)
     done = [m for m in mine if m.status == "done"]
@@ -329,8 +332,9 @@ def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incide
     rows = {s.id: s for s in outcome.survey.servers}
     if not incident.surveyed:
         prior = {s.id: s.prior for s in incident.servers}
+        running = {s.id: s for s in incident.servers if s.stage is ServerStage.VERIFIED}  # started in this very boot
         servers = tuple(
-            _snapshot(s, prior.get(s.id, s.status), select.chosen(s, recovery.select), recovery)
+            running.get(s.id) or _snapshot(s, prior.get(s.id, s.status), select.chosen(s, recovery.select), recovery)
             for s in outcome.survey.servers
             if prior.get(s.id, s.status) == "ACTIVE"
         )

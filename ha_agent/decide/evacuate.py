@@ -216,7 +216,7 @@ def free_held(turn: Turn, incident: Incident) -> Incident:
             continue
         asked = {(c.subject, c.host) for c in turn.pending(incident, CommandKind.CHECK_ABSENT)}
         for host in left:
-            if (server.id, host) not in asked:
+            if (server.id, host) not in asked and host != select.NOBODY_KNOWS:
                 incident, _ = turn.send(incident, CommandKind.CHECK_ABSENT, server.id, host=host)
         current = next(s for s in incident.servers if s.id == server.id)
         incident = turn.put_server(
@@ -365,6 +365,12 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         if server.stage not in STAGES_IN_FLIGHT:
             continue
         stage, reason, dest = select.judge(server, record)
+        if stage is not None and stage is not ServerStage.LANDED and turn.now.at < server.next_at:
+            # the answer was lost: whatever is found, nothing is sent again before the longest request is over (S9)
+            turn.wake(incident, server.next_at)
+            if dest and dest != server.dest:
+                incident = turn.put_server(incident, server, dest=dest)
+            continue
         if stage is ServerStage.LANDED:
             landed += 1
             incident = turn.put_server(

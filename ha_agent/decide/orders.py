@@ -15,10 +15,11 @@ from ha_agent.model import (
     Operator,
     Order,
     Phase,
+    ServerStage,
     Step,
     Verdict,
 )
-from ha_agent.plans import FENCE_AND_TELL, FENCING_VERDICTS, IN_PLACE, RECOVER, plan_for
+from ha_agent.plans import FENCE_AND_TELL, FENCING_VERDICTS, IN_PLACE, RECOVER, RESTART, plan_for
 
 
 def on_order(turn: Turn, event: Operator) -> None:
@@ -157,7 +158,13 @@ def _release(turn: Turn, event: Operator) -> None:
         )
     if incident.ordered_by and incident.committed_at is None and incident.evidence is None and not incident.forced:
         incident = fence.cancel(turn, turn.put(incident, actor=event.actor))
-        turn.close(incident, f"the ordered fence is withdrawn by {event.actor}")
+        text = f"the ordered fence is withdrawn by {event.actor}"
+        if incident.mode is Mode.AUTO and any(s.stage is not ServerStage.VERIFIED for s in incident.servers):
+            # its servers were being started after a reboot: that is not over
+            incident = turn.put(incident, new_boot_id=incident.boot_id)
+            turn.replan(incident, RESTART, Verdict.REBOOTED, text, same_life=True)
+            return
+        turn.close(incident, text)
         return
     if incident.committed_at is None and Step.FENCE in incident.plan:
         raise UsageError(

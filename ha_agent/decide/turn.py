@@ -22,6 +22,7 @@ from ha_agent.model import (
     Now,
     Phase,
     ServerProgress,
+    ServerStage,
     State,
     Step,
     Value,
@@ -200,10 +201,18 @@ class Turn:
         return self.put(incident, line, position=incident.plan.index(step), next_at=0.0, waiting="", level=0)
 
     def replan(
-        self, incident: Incident, plan: tuple[Step, ...], verdict: Verdict, reason: str, boot_id: str = ""
+        self,
+        incident: Incident,
+        plan: tuple[Step, ...],
+        verdict: Verdict,
+        reason: str,
+        boot_id: str = "",
+        *,
+        same_life: bool = False,
     ) -> Incident:
         """Another verdict before anything was committed: another plan, and everything starts anew, evidence first of all (S2). Of the
-        servers only what they were before is remembered. `boot_id`: of the life that has ended now, where that is another one."""
+        servers only what they were before is remembered, and in the `same_life` of the host which of them run again. `boot_id`: of the life
+        that has ended now, where that is another one."""
         incident = self.unblock(incident)
         return self.put(
             incident,
@@ -231,7 +240,9 @@ class Turn:
             new_boot_id="" if boot_id else incident.new_boot_id,
             beat_at=None if boot_id else incident.beat_at,
             servers=tuple(
-                ServerProgress(id=s.id, name=s.name, project_id=s.project_id, tags=s.tags, prior=s.prior)
+                s
+                if same_life and s.stage is ServerStage.VERIFIED
+                else ServerProgress(id=s.id, name=s.name, project_id=s.project_id, tags=s.tags, prior=s.prior)
                 for s in incident.servers
             ),
         )

@@ -20,6 +20,7 @@ MOVABLE = frozenset({"ACTIVE", "SHUTOFF", "ERROR", "REBUILD"})
 
 REBUILD_TAG = "recover-from-image"
 EVACUATION = "evacuation"
+NOBODY_KNOWS = "?"
 
 
 def chosen(server: Server, select: Select) -> str:
@@ -60,13 +61,14 @@ def newest(migrations: Iterable[Migration]) -> dict[str, Migration]:
 
 
 def elsewhere(server: str, host: str, migrations: Iterable[Migration]) -> tuple[str, ...]:
-    """S2: hosts other than `host` on which an unfinished migration may have started, or may yet start, the server."""
+    """S2: hosts other than `host` on which an unfinished migration may have started, or may yet start, the server; `NOBODY_KNOWS` where
+    Nova has not said which: the request may wait in the queue of any host."""
     named = {
-        h
+        h or NOBODY_KNOWS
         for m in migrations
         if m.server == server and m.status not in MIGRATION_ENDED
         for h in (m.source, m.dest)
-        if h and h != host
+        if h != host
     }
     return tuple(sorted(named))
 

@@ -156,6 +156,8 @@ def store_full(sim: Simulation, chance: random.Random) -> None:
 def live_migration(sim: Simulation, chance: random.Random) -> None:
     """A server is on its way by live migration when the rest happens."""
     servers = sorted(sim.world.nova.servers.values(), key=lambda s: s.name)
+    if not servers:
+        return
     server, dest = chance.choice(servers), _host(sim, chance)
     try:
         sim.world.nova.live_migrate(server.id, dest, chance.uniform(4, 40))

@@ -39,6 +39,8 @@ class Requests:
             raise DriverError("Nova answered 503")
         if trouble in ("lost and not done", "503"):
             raise Unanswered(f"Nova's answer was {trouble}")
+        if self._world.requests_lost and command.kind in CHANGES:
+            raise Unanswered("no answer of Nova")
         try:
             survey = self._run(command)
         except NovaError as error:

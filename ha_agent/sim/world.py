@@ -100,6 +100,7 @@ class World:
         self.nova_down = False
         self.nova_lossy = 0.0  # share of changing requests that end badly
         self.microversion = (2, 94)  # of our requests; from 2.95 on evacuated servers land stopped
+        self.requests_lost = False  # no change is carried out, and no answer comes
         self.answers_lost = False  # every change is carried out, and its answer lost
         self.hosts: dict[str, Host] = {}
         self.cuts: set[frozenset[str]] = set()

@@ -179,11 +179,11 @@ def dies_in_maintenance(sim: Simulation) -> None:
 
 
 def answers_are_lost(sim: Simulation) -> None:
-    """Nova is slow, and from the first evacuation on loses every answer to a change."""
+    """Nova is slow, and from the first evacuation on no request that changes something arrives, nor any answer."""
     sim.world.nova._evacuation_s = (60.0, 60.0)
     sim.world.power_off("h2")
     sim.run_until(lambda: bool(sim.world.nova.hosts["h2"].forced_down), 60.0, 0.05)
-    sim.world.answers_lost = True
+    sim.world.requests_lost = True
     sim.run(60.0)
 
 

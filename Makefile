@@ -88,7 +88,7 @@ test-full: setup-dev
 	@{ echo "make test-full, $$(date -u +%F), commit $$(git describe --always --dirty), $$($(BIN)/python --version), $$(nproc) cores"; \
 	   $(PYTEST) -q --full -n $(JOBS) --dist worksteal $(FAST) && \
 	   $(PYTEST) -q --full --durations=10 $(SLOW) && \
-	   $(BIN)/python -m tests.not_run $(NOT_RUN); } 2>&1 | sed -e 's|$(CURDIR)|.|g' | tee build/test-full.txt
+	   $(BIN)/python -m tests.not_run $(NOT_RUN); } 2>&1 | sed -u -e 's|$(CURDIR)|.|g' | tee build/test-full.txt
 	@cp build/test-full.txt docs/test-full.txt
 	@echo 'kept in docs/test-full.txt'
 

@@ -142,6 +142,8 @@ class Life:
         self._note()
         if mended and not leader.engine.state.fleet.armed:
             sim.order(Order.ARM)
+        if mended and leader.engine.state.fleet.paused:  # the unpause met a controller that stood still
+            sim.order(Order.UNPAUSE)
         if mended:
             for name, row in sorted(leader.engine.state.hosts.items()):
                 if row.maintenance:

@@ -56,7 +56,9 @@ def on_verdict(turn: Turn, event: VerdictGiven) -> None:
             left = [s for s in incident.servers if s.stage is not ServerStage.VERIFIED]
             _open(turn, event, tuple(ServerProgress(id=s.id, name=s.name, prior=s.prior) for s in left))
         return
-    incident = turn.put(incident, verdict_at=turn.now.at, silent=event.silent, silent_domain=event.silent_domain)
+    # safety: only a verdict that calls for a fence confirms one (S5)
+    confirmed_at = turn.now.at if verdict in FENCING_VERDICTS else incident.verdict_at
+    incident = turn.put(incident, verdict_at=confirmed_at, silent=event.silent, silent_domain=event.silent_domain)
     if incident.settled or incident.kind is not Kind.HOST:
         if verdict in FENCING_VERDICTS and incident.beat_at is not None:
             turn.put(incident, beat_at=None, new_boot_id="", nova_compute=Health.UNKNOWN, gate_ok=False, clean=False)

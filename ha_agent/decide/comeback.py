@@ -170,8 +170,8 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     if held and (queued or not incident.released):
         what = f"unfinished evacuations: {', '.join(held[:5])}"
         incident = turn.put(incident, gate_ok=False, clean=False)
-        if turn.now.at >= incident.stage_at.get("settled", turn.now.at) + 2 * recovery.api_max_s:
-            release = "ha-agent remote gate --override" if queued else f"ha-agent release {incident.host}"
+        if turn.now.at >= incident.stage_at.get("settled", incident.opened_at) + 2 * recovery.api_max_s:
+            release = "ha-agent remote gate --override --reason TEXT" if queued else f"ha-agent release {incident.host}"
             incident = turn.block(incident, guards.Refusal(reason=what, release=release))
         return turn.wait(incident, what)
     if incident.blocked.startswith("unfinished evacuations"):

@@ -85,6 +85,9 @@ def _not_crosschecked(incident: Incident) -> list[int]:
 def _crosscheck(turn: Turn, incident: Incident, levels: list[int]) -> Incident:
     """A BMC that still answers "on" although its host's plugs read off is a contradiction; one that is silent is what is expected."""
     asked = {c.level for c in turn.pending(incident, CommandKind.READ_POWER)}
+    if turn.now.at < incident.next_at:
+        turn.wake(incident, incident.next_at)
+        return incident
     for level in levels:
         if level not in asked:
             incident, _ = turn.send(incident, CommandKind.READ_POWER, level=level)
@@ -105,7 +108,9 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
         return turn.put(incident, f"the off was {outcome.error}", next_at=turn.now.at + LOOK_AGAIN_S)
     if isinstance(result, Evidence):
-        incident = turn.put(incident, evidence=result, revoked="", rounds=0, read_at=turn.now.at, crosschecked=())
+        incident = turn.put(
+            incident, evidence=result, revoked="", rounds=0, read_at=turn.now.at, crosschecked=(), next_at=0.0
+        )
         incident = turn.mark(turn.unblock(incident), "evidence")
         turn.tell("host.fence.end", incident, level=command.level, evidence=evidence_data(result))
         return incident
@@ -197,6 +202,8 @@ def reread(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
             turn.put_host(incident.host, contradiction=text)
             turn.tell("fencing_device.failed", host=incident.host, device=says_on[0], level=command.level, error=text)
             return revoke(turn, turn.put(incident, text), text)
+        if outcome.status is not Status.OK:  # we could not ask: that is no silence of the device (S9)
+            return turn.put(incident, next_at=turn.now.at + LOOK_AGAIN_S)
         return turn.put(incident, crosschecked=(*incident.crosschecked, command.level))
     on = [r for r in outcome.readings if r.power is Power.ON]
     if on and not incident.settled:

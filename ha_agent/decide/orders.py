@@ -107,9 +107,11 @@ def _fence(turn: Turn, event: Operator) -> None:
             ordered_by=event.actor,
         )
         return
-    incident = turn.put(incident, reason, actor=event.actor, ordered_by=event.actor, beat_at=event.heard_at)
+    incident = turn.put(incident, reason, actor=event.actor, ordered_by=event.actor)
     if Step.FENCE not in incident.plan:
-        turn.replan(incident, plan, Verdict.DOWN, reason)
+        life = turn.record(event.host).boot_id
+        incident = turn.replan(incident, plan, Verdict.DOWN, reason, boot_id=life, same_life=True)
+    turn.put(incident, beat_at=event.heard_at)
 
 
 def _confirm_fenced(turn: Turn, event: Operator) -> None:
@@ -128,7 +130,9 @@ def _confirm_fenced(turn: Turn, event: Operator) -> None:
     if Step.FENCE not in incident.plan:  # too little was known for a fence; now a person knows
         recovery = turn.host_policy(event.host).recovery
         plan = plan_for(Kind.HOST, Verdict.DOWN, recovery.mode, fence=True)
-        incident = turn.replan(incident, plan, incident.verdict, f"confirmed off by {event.actor}")
+        life = turn.record(event.host).boot_id
+        why = f"confirmed off by {event.actor}"
+        incident = turn.replan(incident, plan, incident.verdict, why, boot_id=life, same_life=True)
     if incident.evidence is not None or incident.step is not Step.FENCE:
         raise UsageError(f"{event.host} is at step {incident.step}: a confirmation is not needed")
     evidence = Evidence(kind=EvidenceKind.CONFIRMATION, at=turn.now.at, wall=turn.now.wall, by=event.actor)

@@ -721,3 +721,47 @@ def test_nothing_is_sent_to_a_host_in_maintenance() -> None:
         decision = decide(state, Tick(), POLICY, Now(at=NOW))
         assert not DESTRUCTIVE & set(sent(decision)), subject.step
         assert "maintenance" in after(decision).blocked
+
+
+# --- what a second reading of the whole found ---
+
+
+def test_only_a_verdict_that_calls_for_a_fence_is_a_confirmation_of_it() -> None:
+    """S5: evidence stands against an unsigned `partitioned`; if it ages before anything was sent, the old verdict is not young again."""
+    waiting = incident(Step.FORCE_DOWN, evidence=proof(), verdict_at=NOW - 60)
+    told = VerdictGiven(host="h1", verdict=Verdict.PARTITIONED, reason="Nova heard of it", boot_id="old")
+    assert after(turn(waiting, event=told)).verdict_at == NOW - 60
+    dead = msgspec.structs.replace(told, verdict=Verdict.DOWN)
+    assert after(turn(waiting, event=dead)).verdict_at == NOW
+
+
+@pytest.mark.parametrize("order", [Order.FENCE, Order.CONFIRM_FENCED])
+def test_an_order_on_a_host_that_came_back_ends_its_present_life(order: Order) -> None:
+    """The boot that is fenced is not the one that is waited for afterwards, or its host is never switched on again."""
+    alarmed = incident(Step.AWAIT_RETURN, TELL, verdict=Verdict.UNKNOWN, boot_id="old", new_boot_id="new")
+    state = State(
+        fleet=Fleet(armed=True, epoch=1),
+        hosts={"h1": HostRecord(host="h1", first_seen_wall=1.0, boot_id="new")},
+        incidents={"i1": alarmed},
+    )
+    decided = decide(state, Operator(order=order, actor="me", host="h1"), POLICY, Now(at=NOW))
+    assert (after(decided).boot_id, after(decided).new_boot_id) == ("new", "")
+
+
+def test_what_holds_the_gate_is_named_after_a_reboot_of_our_own_machine_too() -> None:
+    """Its times begin anew then, those of the stages are gone."""
+    waiting = returning(stage_at={}, opened_at=NOW - 10 * API_S)
+    waiting = asked(waiting, CommandKind.SURVEY)
+    rows = Survey(servers=(Server(id="s1", host="h1"),), migrations=(evacuation("accepted", dest="h2"),))
+    assert after(answer(waiting, survey=rows)).release == "ha-agent release h1"
+
+
+def test_a_lower_level_that_could_not_be_asked_has_not_agreed() -> None:
+    """S2: only an answer of the device, or its silence, counts; our own failure to ask is asked again, at a bounded pace."""
+    proven = asked(incident(Step.FENCE, evidence=proof(level=1, device="pdu")), CommandKind.READ_POWER, level=0)
+    decided = answer(proven, status=Status.LOST, error="a bug")
+    assert after(decided).step is Step.FENCE
+    assert after(decided).crosschecked == ()
+    assert sent(decided) == []
+    later = turn(after(decided), Tick(), NOW + 1.0)
+    assert sent(later) == [CommandKind.READ_POWER]

@@ -32,6 +32,8 @@ class Mutant:
 
     id: str
     file: str
+    lineno: int
+    col: int
     change: str
     line: str
     text: str
@@ -77,6 +79,8 @@ def mutants(file: str, source: str) -> list[Mutant]:
             Mutant(
                 id=f"{file}:{line}:{col}:{operator}:{counts[place]}",
                 file=file,
+                lineno=line,
+                col=col,
                 change=edit.change,
                 line=text.line(line),
                 text=text.with_edit(edit),

@@ -1,35 +1,32 @@
-"""Runs the killers on a mutant, in a copy of the tree in which only the mutated file differs, in processes of their own."""
+"""Runs the killers on mutants: first what is quick, and of each test only what executes the mutated statement."""
 
 from __future__ import annotations
 
+import ast
 import enum
+import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from importlib.util import cache_from_source
+import threading
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.mutants.generate import Mutant
+from tests.mutants.places import place, probed
 
 COPIED = ("ha_agent", "tests", "pyproject.toml")
-LEFT_OUT = shutil.ignore_patterns("integration", "benchmarks", "mutants", ".*")
-# Quick ones first: a killed mutant needs no more. `-x` ends at the first failure.
-UNIT = tuple(f"tests/unit/test_{name}.py" for name in ("guards", "witness", "engine", "select", "decide_rules"))
-SIMULATION = (
-    "tests/scenarios",
-    "tests/simulation/test_planted.py",
-    "tests/simulation/test_crash.py",
-    "tests/simulation/test_seeds.py",
-)
-KILLERS = (UNIT, SIMULATION)
-NOT_HERE = ("--deselect", "tests/simulation/test_seeds.py::test_the_same_seed_gives_the_same_bytes")
-FIRST_LIMIT_S = 300.0
-LEAST_LIMIT_S = 20.0
-TESTS_FAILED = (1, 2)  # a test failed; a test file could not be imported
-SLOWER = 4.0  # a killer that needs this many times what it needs of the original will not end
+LEFT_OUT = shutil.ignore_patterns("integration", "benchmarks", ".*")
+# Test files of the first folders look at mutants where they import what is mutated; those of the others always do.
+UNIT = ("tests/unit", "tests/property")
+SIMULATED = ("tests/scenarios", "tests/simulation")
+SLOWER = 6.0  # a test that needs so many times what it needs of the original will not end
+LEAST_CPU_S = 2.0
+LEAST_WALL_S = 10.0
+
+Limits = dict[str, tuple[float, float]]
 
 
 class Fate(enum.StrEnum):
@@ -42,8 +39,25 @@ class Broken(Exception):
     """The tests do not pass on the unchanged tree, or do not run at all."""
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Tests that were run on the unchanged tree: seconds of CPU and the statements reached, by id, the quickest first."""
+
+    seconds: dict[str, float]
+    reached: dict[str, frozenset[str]]
+    at_import: frozenset[str]
+
+    def limits(self, statement: str) -> Limits:
+        """The tests that reach a statement; all of them for an empty one."""
+        return {
+            t: (LEAST_CPU_S + SLOWER * s, LEAST_WALL_S + 2 * SLOWER * s)
+            for t, s in self.seconds.items()
+            if not statement or statement in self.reached[t]
+        }
+
+
 def copy_tree(root: Path, to: Path) -> None:
-    """What the killers need, with its byte code."""
+    """What the killers need, so that nobody changes it while they run."""
     to.mkdir(parents=True)
     for name in COPIED:
         if (root / name).is_dir():
@@ -52,74 +66,157 @@ def copy_tree(root: Path, to: Path) -> None:
             shutil.copy2(root / name, to / name)
 
 
-def baseline(tree: Path) -> tuple[float, ...]:
-    """The limits in seconds of the killers. Raises Broken: a suite that fails anyway would kill everything."""
-    where = subprocess.run(
-        [sys.executable, "-c", "import ha_agent; print(ha_agent.__file__)"],
-        cwd=tree,
-        env=_environment(tree, write_byte_code=True),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=FIRST_LIMIT_S,
-    ).stdout.strip()
-    if not Path(where).is_relative_to(tree):
-        raise Broken(f"the tests would import {where}, not the copy")
-    limits = []
-    for killer in KILLERS:
-        began = time.monotonic()
-        code, output = _pytest(tree, killer, FIRST_LIMIT_S, write_byte_code=True)
-        if code != 0:
-            raise Broken(f"the tests fail without any mutant ({' '.join(killer)}):\n{output[-3000:]}")
-        limits.append(max(LEAST_LIMIT_S, SLOWER * (time.monotonic() - began)))
-    return tuple(limits)
+def killers(tree: Path, mutated: set[str]) -> tuple[list[str], list[str]]:
+    """The test files by stage."""
+    modules = {f.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for f in mutated}
+    unit = [f for folder in UNIT for f in sorted((tree / folder).glob("test_*.py")) if _imports(tree, f) & modules]
+    simulated = [f for folder in SIMULATED for f in sorted((tree / folder).glob("**/test_*.py"))]
+    return [str(f.relative_to(tree)) for f in unit], [str(f.relative_to(tree)) for f in simulated]
 
 
-def fate(tree: Path, mutant: Mutant, limits: tuple[float, ...]) -> Fate:
-    """Raises Broken where pytest itself could not run."""
-    file = tree / mutant.file
-    original = file.read_bytes()
-    # Byte code is trusted by size and whole seconds: that of another mutant could pass for this one's.
-    Path(cache_from_source(str(file))).unlink(missing_ok=True)
-    file.write_text(mutant.text)
-    try:
-        for killer, limit_s in zip(KILLERS, limits, strict=True):
-            code, output = _pytest(tree, killer, limit_s)
-            if code is None:
-                return Fate.TIMED_OUT
-            if code in TESTS_FAILED:
-                return Fate.KILLED
-            if code != 0:
-                raise Broken(f"{mutant.id}: pytest ended with {code}:\n{output[-3000:]}")
-        return Fate.SURVIVED
-    finally:
-        file.write_bytes(original)
+def _imports(tree: Path, file: Path) -> set[str]:
+    """The modules that a test file imports, itself or by a helper in tests/."""
+    names: set[str] = set()
+    todo = [file]
+    while todo:
+        for node in ast.walk(ast.parse(todo.pop().read_text())):
+            match node:
+                case ast.Import(names=aliases):
+                    new = {a.name for a in aliases}
+                case ast.ImportFrom(module=str(base), names=aliases):
+                    new = {base, *(f"{base}.{a.name}" for a in aliases)}
+                case _:
+                    continue
+            helpers = [tree / (n.replace(".", "/") + ".py") for n in new - names if n.startswith("tests.")]
+            todo += [h for h in helpers if h.is_file()]
+            names |= new
+    return names
 
 
-def _pytest(
-    tree: Path, killer: tuple[str, ...], limit_s: float, *, write_byte_code: bool = False
-) -> tuple[int | None, str]:
-    """The exit code, None after `limit_s`, and the output."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line", *NOT_HERE, *killer],
-        cwd=tree,
-        env=_environment(tree, write_byte_code=write_byte_code),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        return None, output
-    return process.returncode, output
+class Worker:
+    """A process of tests.mutants.worker. `stop` must be called."""
+
+    def __init__(self, tree: Path, kind: str, files: list[str]) -> None:
+        requests, self._requests = os.pipe()
+        self._answers, answers = os.pipe()
+        self._log = tree / f"{kind}-{self._requests}.log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.mutants.worker", kind, str(requests), str(answers), *files],
+                cwd=tree,
+                env=_environment(tree),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(requests, answers),
+            )
+        os.close(requests)
+        os.close(answers)
+        self._reader = os.fdopen(self._answers)
+        self._writer = os.fdopen(self._requests, "w")
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Raises Broken where the worker itself has died."""
+        try:
+            self._writer.write(json.dumps(request) + "\n")
+            self._writer.flush()
+            line = self._reader.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise Broken(f"the tests could not be run:\n{self.log()}")
+        answer = json.loads(line)
+        assert isinstance(answer, dict)
+        return answer
+
+    def log(self) -> str:
+        return self._log.read_text()[-3000:]
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.close()
+        try:
+            self._writer.close()
+        except BrokenPipeError:
+            pass
 
 
-def _environment(tree: Path, *, write_byte_code: bool = False) -> dict[str, str]:
+def _environment(tree: Path) -> dict[str, str]:
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONHASHSEED": "0"}
-    environment.pop("HA_AGENT_UPDATE_SCENARIOS", None)
-    environment["PYTHONDONTWRITEBYTECODE"] = "" if write_byte_code else "1"
+    for name in ("HA_AGENT_UPDATE_SCENARIOS", "HA_AGENT_FUZZ", "HA_AGENT_NOT_RUN", "PYTHONDONTWRITEBYTECODE"):
+        environment.pop(name, None)
     return environment
+
+
+class Runner:
+    """Knows a copy of the tree, which tests reach what there, and the fate of any mutant. Use it as a context."""
+
+    def __init__(self, tree: Path, files: dict[str, str], stages: tuple[list[str], ...]) -> None:
+        self._tree = tree
+        self._texts = files
+        self._trees = {f: ast.parse(text) for f, text in files.items()}
+        self._files = stages
+        self._stages: dict[int, Stage] = {}
+        self._learning = threading.Lock()
+        every = [f for stage in stages for f in stage]
+        self._bare = Worker(tree, "bare", every)
+        self._collected = Worker(tree, "collected", every)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._bare.stop()
+        self._collected.stop()
+
+    def twin(self) -> Runner:
+        """Another one that shares what this one learns of the tests."""
+        twin = Runner(self._tree, self._texts, self._files)
+        twin._stages, twin._learning = self._stages, self._learning
+        return twin
+
+    def stage(self, number: int) -> Stage:
+        """Run its tests on the unchanged tree. Raises Broken: tests that fail anyway would kill everything."""
+        with self._learning:
+            if number not in self._stages:
+                self._stages[number] = self._learn(self._files[number])
+            return self._stages[number]
+
+    def _learn(self, files: list[str]) -> Stage:
+        answer = self._bare.ask(sources={f: probed(f, text) for f, text in self._texts.items()}, files=files)
+        if answer.get("failure") or "tests" not in answer:
+            raise Broken(f"the tests fail without any mutant: {answer.get('failure')}\n{self._bare.log()}")
+        tests = sorted(answer["tests"].items(), key=lambda item: item[1][0])
+        return Stage(
+            seconds={t: s for t, (s, _) in tests},
+            reached={t: frozenset(r) for t, (_, r) in tests},
+            at_import=frozenset(answer["at_import"]),
+        )
+
+    def fate(self, mutant: Mutant, stages: int | None = None) -> tuple[Fate, str]:
+        """What becomes of it, and by which test. `stages`: only the first ones."""
+        for number in range(stages if stages is not None else len(self._files)):
+            fate, by = self._fate_in(mutant, self.stage(number))
+            if fate is not Fate.SURVIVED:
+                return fate, by
+        return Fate.SURVIVED, ""
+
+    def _fate_in(self, mutant: Mutant, stage: Stage) -> tuple[Fate, str]:
+        function, statement = place(mutant.file, self._trees[mutant.file], mutant.lineno, mutant.col)
+        if statement in stage.at_import:
+            statement = ""
+        limits = stage.limits(statement)
+        if not limits:
+            return Fate.SURVIVED, ""
+        answer: dict[str, Any] = {"cannot": True}
+        if statement:
+            answer = self._collected.ask(file=mutant.file, function=function, text=mutant.text, limits=limits)
+        if "cannot" in answer:
+            answer = self._bare.ask(sources={mutant.file: mutant.text}, limits=limits)
+        if "timed_out" in answer:
+            return Fate.TIMED_OUT, ""
+        return (Fate.KILLED, answer["failure"].splitlines()[0]) if answer["failure"] else (Fate.SURVIVED, "")

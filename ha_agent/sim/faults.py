@@ -1,360 +1,276 @@
-"""What goes wrong in a random world: a table of faults, each of which begins, and after a while is mended."""
+"""What goes wrong: a table of faults. Each draws the lines of a script (see `actions`), and each ends by itself.
+
+`weight` is its rate in random lives. The matrix strikes with every one of them at every step of a plan.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from ha_agent.errors import StoreFull
-from ha_agent.model import Order
-from ha_agent.ports import Reported
-from ha_agent.sim.nova_state import EVACUATION, NovaError
+from ha_agent.sim.actions import perform
+from ha_agent.sim.devices import DeviceFault
+from ha_agent.sim.network import NOVA
+from ha_agent.sim.nova_state import SimServer
 from ha_agent.sim.simulation import Simulation
-from ha_agent.sim.world import NOVA, DeviceFault
-from ha_agent.store.memory import Moment
-
-Fault = Callable[[Simulation, random.Random], None]
 
 
-def power(sim: Simulation, chance: random.Random) -> None:
-    """A host loses its power; sometimes somebody switches it on again in the middle of everything."""
-    host = _host(sim, chance)
-    sim.world.power_off(host)
-    if chance.random() < 0.2:
-        sim.world.timeline.after(chance.uniform(5, 60), lambda: sim.world.power_on(host, "somebody switches it on"))
+@dataclass(frozen=True)
+class Scene:
+    """Where a fault strikes: the world, its own stream of chance, and the host that everything is about."""
+
+    sim: Simulation
+    chance: random.Random
+    subject: str
+
+    def host(self) -> str:
+        """The subject, or as likely another one."""
+        return self.subject if self.chance.random() < 0.5 else self.other()
+
+    def other(self) -> str:
+        """A host that is not the subject."""
+        return self.chance.choice([h for h in self.sim.world.hosts if h != self.subject])
+
+    def controller(self) -> str:
+        """One of the controllers."""
+        return self.chance.choice(self.sim.processes).name
+
+    def device(self) -> str:
+        """One of the subject's fencing devices."""
+        return self.chance.choice(list(self.sim.world.hosts[self.subject].devices))
+
+    def server(self) -> SimServer | None:
+        """A server of the subject, or else any."""
+        servers = sorted(self.sim.world.nova.servers.values(), key=lambda s: s.name)
+        here = [s for s in servers if s.host == self.subject]
+        return self.chance.choice(here or servers) if servers else None
+
+    def secs(self, low: float, high: float) -> str:
+        """So many seconds, as a script says it."""
+        return f"{self.chance.uniform(low, high):.1f}"
 
 
-def supply(sim: Simulation, chance: random.Random) -> None:
-    """The supply that feeds a host and its fencing devices fails: nobody can prove that it is off."""
-    host = _host(sim, chance)
-    for device in sim.world.hosts[host].devices:
-        sim.world.fault(host, DeviceFault.DEAD, device)
-    sim.world.power_off(host, "its power supply fails")
+Draw = Callable[[Scene], list[str]]
 
 
-def panic(sim: Simulation, chance: random.Random) -> None:
-    """A kernel panics and boots again."""
-    sim.world.reboot(_host(sim, chance))
+@dataclass(frozen=True)
+class Fault:
+    """See the module. `limit`: one of the documented limits, of which nothing is promised but that it ends."""
+
+    name: str
+    weight: int
+    draw: Draw
+    limit: bool = False
 
 
-def rack(sim: Simulation, chance: random.Random) -> None:
-    """Several hosts of one failure domain die together."""
-    domain = sim.world.hosts[_host(sim, chance)].domain
-    alike = [h.name for h in sim.world.hosts.values() if h.domain == domain]
-    for host in chance.sample(alike, min(len(alike), chance.randint(2, 3))):
-        sim.world.power_off(host, "its rack loses power")
+def _one(make: Callable[[Scene], str]) -> Draw:
+    return lambda s: [make(s)]
 
 
-def freeze(sim: Simulation, chance: random.Random) -> None:
-    """A kernel stands still, and goes on later."""
-    host = _host(sim, chance)
-    sim.world.freeze(host)
-    _later(sim, chance, 3, 120, lambda: sim.world.thaw(host))
+def _device(fault: DeviceFault) -> Draw:
+    return _one(lambda s: f"device {s.subject} {fault} {s.device()} for {s.secs(8, 60)}")
 
 
-def hang(sim: Simulation, chance: random.Random) -> None:
-    """Processes hang, the kernel answers."""
-    host = _host(sim, chance)
-    sim.world.hang(host)
-    _later(sim, chance, 5, 200, lambda: sim.world.unhang(host))
+def _nova(trouble: str, low: float = 3, high: float = 40) -> Draw:
+    return _one(lambda s: f"nova {trouble} {s.chance.choice((1, 1, 0.5))} for {s.secs(low, high)}")
 
 
-def isolate(sim: Simulation, chance: random.Random) -> None:
-    """A host is cut off from everybody, its guests run on."""
-    host = _host(sim, chance)
-    sim.world.isolate(host, [p.name for p in sim.processes])
-    _later(sim, chance, 3, 200, lambda: sim.world.join(host))
+def _loss(share: float) -> Draw:
+    return _one(lambda s: f"loss {share:g} {s.chance.choice(('*', s.subject, s.controller()))} for {s.secs(20, 60)}")
 
 
-def our_path(sim: Simulation, chance: random.Random) -> None:
-    """Only a controller's own path to a host is broken."""
-    host, controller = _host(sim, chance), chance.choice(sim.processes).name
-    sim.world.cut(controller, host)
-    _later(sim, chance, 3, 120, lambda: sim.world.heal(controller, host))
-
-
-def our_network(sim: Simulation, chance: random.Random) -> None:
-    """A controller reaches no host at all."""
-    controller = chance.choice(sim.processes).name
-    for host in sim.world.hosts:
-        sim.world.cut(controller, host)
-    _later(sim, chance, 3, 90, lambda: _heal_all(sim, controller))
-
-
-def nova_path(sim: Simulation, chance: random.Random) -> None:
-    """A host's nova-compute reaches Nova no more."""
-    host = _host(sim, chance)
-    sim.world.cut(host, NOVA)
-    _later(sim, chance, 5, 120, lambda: sim.world.heal(host, NOVA))
-
-
-def between(sim: Simulation, chance: random.Random) -> None:
-    """Two hosts do not reach each other."""
-    a, b = chance.sample(list(sim.world.hosts), 2)
-    sim.world.cut(a, b)
-    _later(sim, chance, 5, 200, lambda: sim.world.heal(a, b))
-
-
-def agent(sim: Simulation, chance: random.Random) -> None:
-    """A remote crashes."""
-    host = _host(sim, chance)
-    sim.world.agent(host, up=False)
-    _later(sim, chance, 2, 120, lambda: sim.world.agent(host, up=True))
-
-
-def device(sim: Simulation, chance: random.Random) -> None:
-    """A fencing device misbehaves."""
-    host = _host(sim, chance)
+def _device_any(s: Scene) -> list[str]:
     kinds = [f for f in DeviceFault if f not in (DeviceFault.NONE, DeviceFault.LYING)]
-    sim.world.fault(host, chance.choice(kinds))
-    _later(sim, chance, 10, 200, lambda: sim.world.fault(host, DeviceFault.NONE))
+    return [f"device {s.subject} {s.chance.choice(kinds)} for {s.secs(10, 200)}"]
 
 
-def nova_down(sim: Simulation, chance: random.Random) -> None:
-    """Nova's API is away."""
-    _nova(sim, down=True)
-    _later(sim, chance, 2, 90, lambda: _nova(sim, down=False))
+def _kill(s: Scene) -> list[str]:
+    """Somebody may switch it on again in the middle of everything."""
+    host = s.host()
+    return [f"kill {host} for {s.secs(5, 60)}" if s.chance.random() < 0.2 else f"kill {host}"]
 
 
-def nova_lossy(sim: Simulation, chance: random.Random) -> None:
-    """Nova's API loses answers."""
-    sim.world.nova_lossy = chance.uniform(0.1, 0.5)
-    _later(sim, chance, 20, 120, lambda: setattr(sim.world, "nova_lossy", 0.0))
+def _one_way(s: Scene) -> list[str]:
+    a, b = s.controller(), s.subject
+    return [
+        f"one_way {a} {b} for {s.secs(5, 60)}" if s.chance.random() < 0.5 else f"one_way {b} {a} for {s.secs(5, 60)}"
+    ]
 
 
-def spawn_fails(sim: Simulation, chance: random.Random) -> None:
-    """A destination cannot start guests."""
-    host = _host(sim, chance)
-    sim.world.nova.hosts[host].spawn_fails = "the hypervisor is out of sorts"
-    _later(sim, chance, 10, 120, lambda: setattr(sim.world.nova.hosts[host], "spawn_fails", ""))
+def _migration(s: Scene) -> list[str]:
+    server = s.server()
+    return [] if server is None else [f"migrate {server.name} {s.other()} {s.secs(4, 40)}"]
 
 
-def crash(sim: Simulation, chance: random.Random) -> None:
-    """A controller is killed."""
-    chance.choice(sim.processes).crash(chance.uniform(0.5, 30))
+def _broken_migration(s: Scene) -> list[str]:
+    """A live migration, and one of its ends fails at once or soon."""
+    server = s.server()
+    if server is None:
+        return []
+    dest = s.other()
+    harm = s.chance.choice(("kill", "reboot", "freeze"))
+    return [f"migrate {server.name} {dest} {s.secs(2, 20)}", f"{harm} {s.chance.choice((server.host, dest))}"]
 
 
-def crash_at_journal(sim: Simulation, chance: random.Random) -> None:
-    """A controller dies at one of its next journal writes, immediately before or after it."""
-    process = chance.choice(sim.processes)
-    moment = chance.choice((Moment.BEFORE, Moment.AFTER))
-    process.crash_at.add((moment, sim.store.commits + chance.randint(1, 40)))
+def _deleted(s: Scene) -> list[str]:
+    server = s.server()
+    return [] if server is None else [f"delete {server.name}"]
 
 
-def pause(sim: Simulation, chance: random.Random) -> None:
-    """A controller stands still."""
-    process = chance.choice(sim.processes)
-    process.pause()
-    _later(sim, chance, 0.5, 45, process.resume)
+def _maintenance(s: Scene) -> list[str]:
+    return [f"hasty maintenance_on {s.subject} planned work for {s.secs(10, 60)}"]
 
 
-def store_full(sim: Simulation, chance: random.Random) -> None:
-    """The disk below the journal is full for some writes."""
-    sim.store.fail_next(StoreFull("the disk is full"), chance.randint(1, 15))
+def _confirm_wrong(s: Scene) -> list[str]:
+    """A person confirms another host than the one that is down."""
+    return [f"hasty confirm_fenced {s.other()} I hold its plug"]
 
 
-def live_migration(sim: Simulation, chance: random.Random) -> None:
-    """A server is on its way by live migration when the rest happens."""
-    servers = sorted(sim.world.nova.servers.values(), key=lambda s: s.name)
-    if not servers:
-        return
-    server, dest = chance.choice(servers), _host(sim, chance)
-    try:
-        sim.world.nova.live_migrate(server.id, dest, chance.uniform(4, 40))
-        sim.world.log(f"{server.name} migrates live from {server.host} to {dest}")
-    except NovaError:
-        pass
+def _reload(s: Scene) -> list[str]:
+    change = s.chance.choice(
+        (
+            "detection.down_after_s=20.0",
+            "recovery.window_min=1",
+            "fencing.attempt_s=5.0",
+            "fencing.evidence_max_age_s=10.0",
+        )
+    )
+    return [f"reload {change} for {s.secs(5, 60)}"]
 
 
-def source_dies_in_migration(sim: Simulation, chance: random.Random) -> None:
-    """A live migration, and its source or its destination fails in the middle of it."""
-    servers = [s for s in sorted(sim.world.nova.servers.values(), key=lambda s: s.name) if s.vm_state == "active"]
-    if not servers:
-        return
-    server, dest, lasts = chance.choice(servers), _host(sim, chance), chance.uniform(2, 20)
-    source = server.host
-    try:
-        sim.world.nova.live_migrate(server.id, dest, lasts)
-    except NovaError:
-        return
-    sim.world.log(f"{server.name} migrates live from {source} to {dest}")
-    victim = chance.choice((source, source, dest))
-    harm = chance.choice((sim.world.power_off, sim.world.reboot, sim.world.freeze))
-    sim.world.timeline.after(chance.uniform(0, lasts), lambda: harm(victim))
-
-
-def malice(sim: Simulation, chance: random.Random) -> None:
-    """A host dies, and a while after each evacuation began something happens to its destination, or to its source again."""
-    sim.world.power_off(_host(sim, chance))
-    seen: set[int] = set()
-    end = sim.world.now + 120.0
-    often = chance.uniform(0.2, 0.8)
-
-    def look() -> None:
-        for m in sim.world.nova.migrations[-20:]:
-            if m.kind == EVACUATION and m.dest and m.status == "pre-migrating" and m.id not in seen:
-                seen.add(m.id)
-                if chance.random() < often:
-                    _harm(sim, chance, m.dest if chance.random() < 0.7 else m.source)
-        if sim.world.now < end:
-            sim.world.timeline.after(0.2, look)
-
-    look()
-
-
-def _harm(sim: Simulation, chance: random.Random, host: str) -> None:
-    world = sim.world
-    if not world.hosts[host].powered:
-        world.power_on(host, "somebody switches it on")
-        return
-    kind = chance.choice(("power", "freeze", "isolate", "reboot", "nova"))
-    if kind == "power":
-        world.power_off(host)
-    elif kind == "reboot":
-        world.reboot(host)
-    elif kind == "freeze":
-        world.freeze(host)
-        _later(sim, chance, 1, 100, lambda: world.thaw(host))
-    elif kind == "isolate":
-        world.isolate(host, [p.name for p in sim.processes])
-        _later(sim, chance, 1, 100, lambda: world.join(host))
-    else:
-        world.cut(host, NOVA)
-        _later(sim, chance, 1, 100, lambda: world.heal(host, NOVA))
-
-
-def reset_states(sim: Simulation, chance: random.Random) -> None:
-    """A person resets every server that hangs in a task."""
-    for server in sorted(sim.world.nova.servers.values(), key=lambda s: s.name):
-        if server.task_state in ("migrating", "powering-off", "powering-on"):
-            sim.world.log(f"somebody resets the state of {server.name}, which is {server.task_state}")
-            sim.world.nova.reset_state(server.id, "active")
-
-
-def maintenance(sim: Simulation, chance: random.Random) -> None:
-    """Planned work: the host is switched off and on again."""
-    host = _host(sim, chance)
-    sim.order(Order.MAINTENANCE_ON, host, "planned work")
-    world = sim.world
-    world.timeline.after(5.0, lambda: world.power_off(host, "planned work"))
-    world.timeline.after(40.0, lambda: world.power_on(host, "planned work is done"))
-
-
-def disarm(sim: Simulation, chance: random.Random) -> None:
-    """Somebody disarms."""
-    sim.order(Order.DISARM)
-
-
-def lying(sim: Simulation, chance: random.Random) -> None:
-    """A device reads off, whatever the host does: the documented limit. What follows must still end."""
-    host = _host(sim, chance)
-    sim.world.fault(host, DeviceFault.LYING)
-    _later(sim, chance, 30, 200, lambda: sim.world.fault(host, DeviceFault.NONE))
-
-
-def false_report(sim: Simulation, chance: random.Random) -> None:
-    """Another monitor cries wolf."""
-    host = _host(sim, chance)
-    sim.world.log(f"a monitor says that {host} failed")
-    for process in sim.processes:
-        process.told(Reported(host=host, at=sim.world.now, source="monitor", text="it failed"))
-
-
-def deleted(sim: Simulation, chance: random.Random) -> None:
-    """An owner deletes a server."""
-    servers = sorted(sim.world.nova.servers.values(), key=lambda s: s.name)
-    if servers:
-        server = chance.choice(servers)
-        sim.world.log(f"{server.name} is deleted by its owner")
-        sim.world.nova.delete(server.id)
-
-
-def fence_order(sim: Simulation, chance: random.Random) -> None:
-    """A person wants a host off, whatever we believe."""
-    sim.order(Order.FENCE, _host(sim, chance), "I know better")
-
-
-def paused(sim: Simulation, chance: random.Random) -> None:
-    """A person wants nothing to be touched for a while."""
-    sim.order(Order.PAUSE, reason="network work")
-    _later(sim, chance, 10, 100, lambda: sim.order(Order.UNPAUSE))
-
-
-TABLE: tuple[tuple[int, Fault], ...] = (
-    (12, power),
-    (3, supply),
-    (4, panic),
-    (2, rack),
-    (5, freeze),
-    (5, hang),
-    (5, isolate),
-    (4, our_path),
-    (2, our_network),
-    (2, nova_path),
-    (2, between),
-    (3, agent),
-    (6, device),
-    (3, nova_down),
-    (3, nova_lossy),
-    (2, spawn_fails),
-    (3, crash),
-    (6, crash_at_journal),
-    (4, pause),
-    (2, store_full),
-    (3, live_migration),
-    (4, source_dies_in_migration),
-    (4, malice),
-    (1, maintenance),
-    (1, disarm),
-    (1, lying),
-    (1, false_report),
-    (1, deleted),
-    (1, fence_order),
-    (1, paused),
+TABLE: tuple[Fault, ...] = (
+    # hosts
+    Fault("host death", 12, _kill),
+    Fault("kernel hang", 5, _one(lambda s: f"hang {s.host()} for {s.secs(5, 120)}")),
+    Fault("freeze 4 s", 2, _one(lambda s: f"freeze {s.host()} for 4")),
+    Fault("freeze 9 s", 2, _one(lambda s: f"freeze {s.host()} for 9")),
+    Fault("freeze 40 s", 3, _one(lambda s: f"freeze {s.host()} for 40")),
+    Fault("panic", 3, _one(lambda s: f"reboot {s.host()}")),
+    Fault("fast reboot", 2, _one(lambda s: f"reboot {s.host()} 2")),
+    Fault("dark boot", 2, _one(lambda s: f"dark_boot {s.host()} for {s.secs(30, 90)}")),
+    Fault("agent crash", 3, _one(lambda s: f"agent_crash {s.host()} for {s.secs(2, 60)}")),
+    Fault("out of memory", 2, _one(lambda s: f"out_of_memory {s.host()}")),
+    Fault("total power loss", 3, _one(lambda s: f"supply {s.host()} for {s.secs(20, 90)}")),
+    Fault("rack power loss", 2, _one(lambda s: f"rack {s.host()} for {s.secs(20, 90)}")),
+    Fault("destination dies", 3, _one(lambda s: "kill_destination")),
+    Fault("destination freezes", 2, _one(lambda s: f"freeze_destination {s.secs(3, 60)}")),
+    Fault("malice", 3, _one(lambda s: f"malice {s.chance.uniform(0.2, 0.8):.2f}")),
+    Fault("switched on", 2, _one(lambda s: f"power_on {s.subject}")),
+    # the network
+    Fault("management NIC cut", 5, _one(lambda s: f"isolate {s.host()} for {s.secs(3, 90)}")),
+    Fault("one-way loss", 2, _one_way),
+    Fault("packet loss 1 %", 1, _loss(0.01)),
+    Fault("packet loss 5 %", 1, _loss(0.05)),
+    Fault("packet loss 20 %", 1, _loss(0.2)),
+    Fault(
+        "delay",
+        1,
+        _one(
+            lambda s: f"delay {s.chance.choice((0.1, 0.5, 2))} {s.chance.choice(('*', s.subject))} for {s.secs(10, 60)}"
+        ),
+    ),
+    Fault("controller to one host", 4, _one(lambda s: f"cut {s.controller()} {s.host()} for {s.secs(3, 90)}")),
+    Fault("controllers to hosts", 2, _one(lambda s: f"no_hosts {s.controller()} for {s.secs(3, 60)}")),
+    Fault("host to host", 2, _one(lambda s: f"cut {s.subject} {s.other()} for {s.secs(5, 120)}")),
+    Fault("hosts to hosts", 1, _one(lambda s: f"split for {s.secs(5, 60)}")),
+    Fault("controllers to BMCs", 2, _one(lambda s: f"no_bmcs for {s.secs(5, 60)}")),
+    Fault("host to Nova", 2, _one(lambda s: f"cut {s.host()} {NOVA} for {s.secs(5, 90)}")),
+    # fencing devices
+    Fault("BMC misbehaves", 4, _device_any),
+    Fault("BMC slow", 1, _device(DeviceFault.SLOW)),
+    Fault("BMC hanging", 1, _device(DeviceFault.HANG)),
+    Fault("BMC refusing", 1, _device(DeviceFault.REFUSE)),
+    Fault("BMC stays on", 1, _device(DeviceFault.IGNORE_OFF)),
+    Fault("BMC slow to switch", 1, _device(DeviceFault.SLOW_OFF)),
+    Fault("BMC flapping", 1, _device(DeviceFault.FLAKY)),
+    Fault("BMC restores power", 1, _device(DeviceFault.RESTORES)),
+    Fault("another machine's BMC", 1, _device(DeviceFault.ELSEWHERE)),
+    Fault("lying BMC", 1, _device(DeviceFault.LYING), limit=True),
+    # Nova and what it needs
+    Fault("Nova away", 3, _nova("down")),
+    Fault("Nova 500", 2, _nova("500")),
+    Fault("Nova 503", 2, _nova("503")),
+    Fault("Nova 429", 1, _nova("429")),
+    Fault("Nova 409", 1, _nova("409")),
+    Fault("Nova slow", 1, _nova("slow")),
+    Fault("lost answer, done", 2, _nova("lost_done")),
+    Fault("lost answer, not done", 2, _nova("lost_not_done")),
+    Fault("unknown rows", 1, _one(lambda s: f"rows_unknown {s.host()} for {s.secs(5, 40)}")),
+    Fault("cell down", 1, _one(lambda s: f"cell_down {' '.join(s.sim.world.hosts)} for {s.secs(5, 40)}")),
+    Fault("Keystone down", 1, _nova("keystone")),
+    Fault("broker down", 1, _one(lambda s: f"broker down for {s.secs(5, 60)}")),
+    Fault("broker frozen", 1, _one(lambda s: f"broker frozen for {s.secs(5, 60)}")),
+    Fault("no valid host", 1, _one(lambda s: f"no_room for {s.secs(10, 60)}")),
+    Fault("spawn fails", 2, _one(lambda s: f"spawn_fails {s.other()} for {s.secs(10, 60)}")),
+    Fault("live migration", 3, _migration),
+    Fault("broken live migration", 4, _broken_migration),
+    Fault("server deleted", 1, _deleted),
+    # the controller, its store and its machine
+    Fault("disk full", 2, _one(lambda s: f"store_full {s.chance.randint(1, 15)}")),
+    Fault("store locked", 1, _one(lambda s: f"store_locked {s.chance.randint(1, 15)}")),
+    Fault("controller crash", 3, _one(lambda s: f"crash {s.secs(0.5, 30)} {s.controller()}")),
+    Fault("crash before a write", 3, _one(lambda s: f"crash_at_commit before {s.chance.randint(1, 8)}")),
+    Fault("crash after a write", 3, _one(lambda s: f"crash_at_commit after {s.chance.randint(1, 8)}")),
+    Fault("controller paused", 4, _one(lambda s: f"pause {s.controller()} for {s.secs(0.5, 45)}")),
+    Fault("another machine", 1, _one(lambda s: "move")),
+    Fault(
+        "clock stepped",
+        1,
+        _one(lambda s: f"clock_step {s.chance.choice((-86400, -61, 61, 3600, 86400))} for {s.secs(5, 60)}"),
+    ),
+    # people and other monitors
+    Fault("maintenance", 1, _maintenance),
+    Fault("disarm", 1, _one(lambda s: f"hasty disarm for {s.secs(5, 60)}")),
+    Fault("pause order", 1, _one(lambda s: f"hasty pause for {s.secs(5, 60)}")),
+    Fault("fence order", 1, _one(lambda s: f"hasty fence {s.host()} I know better")),
+    Fault("wrong confirmation", 1, _confirm_wrong),
+    Fault("release order", 1, _one(lambda s: f"hasty release {s.host()} moved by hand")),
+    Fault("reload", 1, _reload),
+    Fault("reload without the host", 1, _one(lambda s: f"reload_without {s.host()} for {s.secs(5, 60)}")),
+    Fault("false report", 1, _one(lambda s: f"report {s.host()}")),
+    Fault("foreign claimant", 0, _one(lambda s: f"foreign_claim {s.other()}")),
 )
+
+BY_NAME: Mapping[str, Fault] = {f.name: f for f in TABLE}
 
 
 def pick(chance: random.Random) -> Fault:
     """One fault, by its weight."""
-    return chance.choices([f for _, f in TABLE], [w for w, _ in TABLE])[0]
+    return chance.choices(TABLE, [f.weight for f in TABLE])[0]
+
+
+def strike(fault: Fault, sim: Simulation, chance: random.Random, subject: str) -> list[str]:
+    """It happens now. The lines that would repeat it in a script."""
+    lines = fault.draw(Scene(sim, chance, subject))
+    for line in lines:
+        sim.world.log(f"fault: {fault.name}: {line}")
+        perform(sim, line)
+    return lines
 
 
 def mend(sim: Simulation) -> None:
     """Everything that is broken and that no recovery mends is mended: links, devices, Nova, processes."""
     world = sim.world
     world.log("everything that is broken is mended")
-    world.nova_down, world.nova_lossy = False, 0.0
-    world.cuts.clear()
+    world.weather.mend()
+    world.network.mend()
+    world.set_broker("")
     for name, host in world.hosts.items():
-        world.nova.join(name)
-        world.nova.hosts[name].spawn_fails = ""
+        row = world.nova.hosts[name]
+        row.spawn_fails, row.disabled = "", False
         if host.frozen:
             world.thaw(name)
         if host.hung:
             world.unhang(name)
         host.remote = host.remote or host.powered
-        for row in host.devices:
-            if host.devices[row].fault is not DeviceFault.NONE:
-                world.fault(name, DeviceFault.NONE, row)
+        for device in host.devices:
+            if host.devices[device].fault is not DeviceFault.NONE:
+                world.fault(name, DeviceFault.NONE, device)
+    sim.store.mend()
     for process in sim.processes:
         process.crash_at.clear()
         process.resume()
+        if process.policy is not sim.policy:
+            process.reload(sim.policy)
     world.changed_at = world.now
-
-
-def _host(sim: Simulation, chance: random.Random) -> str:
-    return chance.choice(list(sim.world.hosts))
-
-
-def _later(sim: Simulation, chance: random.Random, low: float, high: float, action: Callable[[], object]) -> None:
-    sim.world.timeline.after(chance.uniform(low, high), lambda: (action(), None)[1])
-
-
-def _nova(sim: Simulation, *, down: bool) -> None:
-    sim.world.log(f"Nova's API is {'away' if down else 'back'}")
-    sim.world.nova_down = down
-
-
-def _heal_all(sim: Simulation, controller: str) -> None:
-    for host in sim.world.hosts:
-        sim.world.heal(controller, host)

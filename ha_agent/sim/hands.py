@@ -18,6 +18,7 @@ from ha_agent.model import (
     Command,
     CommandKind,
     Finished,
+    Notification,
     Operator,
     Outcome,
     Power,
@@ -25,11 +26,12 @@ from ha_agent.model import (
     Reading,
     Status,
 )
-from ha_agent.policy import Policy
+from ha_agent.policy import HostPolicy, Policy
 from ha_agent.ports import AnyObservation, NovaSeen, PowerSeen, ProbeAnswered
 from ha_agent.sim.requests import Requests
 from ha_agent.sim.world import Attempt, World
 
+TALK_TRIPS = 3  # of a probe on a connection that stands: TLS, the question
 OFF_TAKES_S = 0.2
 LOOK_EVERY_S = 0.5
 
@@ -39,7 +41,10 @@ class Owner(Protocol):
 
     name: str
     engine: Engine | None
+    policy: Policy
+    saw: Callable[[str, object], None]
 
+    def now(self) -> float: ...
     def call(self, action: Callable[[], None]) -> None: ...
 
 
@@ -52,15 +57,15 @@ class Witnessing(Protocol):
     def after_nova(self, command: Command, outcome: Outcome, learned_at: float) -> None: ...
     def gate_opened(self, host: str) -> None: ...
     def ordered(self, order: Operator) -> None: ...
+    def published(self, note: Notification) -> None: ...
 
 
 class Hands:
     """See the module."""
 
-    def __init__(self, owner: Owner, world: World, policy: Policy, judge: Witnessing, latency: random.Random) -> None:
+    def __init__(self, owner: Owner, world: World, judge: Witnessing, latency: random.Random) -> None:
         self._owner = owner
         self._world = world
-        self._policy = policy
         self._judge = judge
         self._latency = latency
         self._requests = Requests(world)
@@ -90,6 +95,7 @@ class Hands:
 
         def arrive() -> None:
             if self._owner.engine is engine:
+                self._owner.saw(self._owner.name, outcome)
                 self._owner.call(lambda: engine.feed(Finished(outcome=outcome)))
 
         if delay_s:
@@ -99,45 +105,78 @@ class Hands:
 
     def _ask(self, effect: AskWitness) -> None:
         engine, world = self._owner.engine, self._world
+        witness, target = effect.witness, effect.target
 
         def answer() -> None:
-            witness = world.hosts[effect.witness]
-            able = witness.speaks and world.reach(self._owner.name, effect.witness)
-            word = world.probe(effect.witness, effect.target) if able else Answer.FAILED
-            boot = world.hosts[effect.target].boot_id if word is Answer.SIGNED else ""
-            slow = word in (Answer.SILENT, Answer.FAILED)
-            observation = ProbeAnswered(
-                host=effect.target,
-                at=world.now + (effect.deadline_s if slow else 0.0),
-                witness=effect.witness,
-                nonce=effect.nonce,
-                answer=word,
-                boot_id=boot,
-            )
-            if slow:
-                world.timeline.after(effect.deadline_s, lambda: self.observe(engine, observation))
+            row = world.hosts[witness]
+            able = row.speaks and world.reach(self._owner.name, witness)
+            word = world.probe(witness, target) if able else Answer.FAILED
+            boot = world.hosts[target].boot_id if word is Answer.SIGNED else ""
+            connect_s = world.network.extra_s(witness, target, 1, connect=True) if able else 0.0
+            talk_s = world.network.extra_s(witness, target, TALK_TRIPS) if word is Answer.SIGNED else 0.0
+            if connect_s > effect.deadline_s and able:
+                word, boot = Answer.SILENT, ""
+            elif connect_s + talk_s > effect.deadline_s:
+                word, boot = Answer.TCP, ""
+            delay_s = connect_s + talk_s + (world.network.extra_s(self._owner.name, witness) if able else 0.0)
+            if word in (Answer.SILENT, Answer.FAILED) or delay_s > effect.deadline_s:
+                delay_s = max(effect.deadline_s, delay_s)
+
+            def arrive() -> None:
+                self.observe(
+                    engine,
+                    ProbeAnswered(
+                        host=target,
+                        at=self._owner.now(),
+                        witness=witness,
+                        nonce=effect.nonce,
+                        answer=word,
+                        boot_id=boot,
+                    ),
+                )
+
+            if delay_s:
+                world.timeline.after(delay_s, arrive)
             else:
-                self.observe(engine, observation)
+                arrive()
 
         world.timeline.after(self._latency.uniform(0.01, 0.1), answer)
 
     def observe(self, engine: Engine | None, observation: AnyObservation) -> None:
         if engine is not None and self._owner.engine is engine:
+            self._owner.saw(self._owner.name, observation)
             self._owner.call(lambda: engine.observe(observation))
 
     def _read_bmc(self, host: str) -> None:
-        levels = self._policy.hosts[host].fencing.levels
-        if levels and self._owner.engine is not None:
-            readings = tuple(self._reading(host, device) for device in levels[0])
-            self.observe(self._owner.engine, PowerSeen(host=host, at=self._world.now, readings=readings))
+        levels = self._levels(host)
+        engine = self._owner.engine
+        if not levels or engine is None:
+            return
+        readings = tuple(self._reading(host, device) for device in levels[0])
+        wait_s = self._world.takes_s(host, levels[0])
+
+        def arrive() -> None:
+            self.observe(engine, PowerSeen(host=host, at=self._owner.now(), readings=readings))
+
+        if wait_s:
+            self._world.timeline.after(wait_s, arrive)
+        else:
+            arrive()
 
     def _read_nova(self, host: str) -> None:
-        service = None if self._world.nova_down else self._requests.service(host)
-        self.observe(self._owner.engine, NovaSeen(host=host, at=self._world.now, service=service))
+        self.observe(self._owner.engine, NovaSeen(host=host, at=self._owner.now(), service=self._requests.look(host)))
 
     def _reading(self, host: str, device: str) -> Reading:
-        power, error = self._world.read(host, device)
-        return Reading(device=device, power=power, at=self._world.now, error=error)
+        power, error = self._world.read(self._owner.name, host, device)
+        return Reading(device=device, power=power, at=self._owner.now(), error=error)
+
+    def _host_policy(self, host: str) -> HostPolicy:
+        """As the executor does: a host that left the configuration while something of it was under way has the defaults."""
+        return self._owner.policy.hosts.get(host) or HostPolicy(name=host)
+
+    def _levels(self, host: str) -> tuple[tuple[str, ...], ...]:
+        policy = self._owner.policy.hosts.get(host)
+        return policy.fencing.levels if policy is not None else ()
 
     # --- commands ---
 
@@ -178,8 +217,10 @@ class Hands:
             case CommandKind.POWER_ON:
                 self._power_on(command)
             case CommandKind.READ_POWER:
-                readings = tuple(self._reading(command.host, d) for d in self._devices(command))
-                self._feed(Outcome(command=command.id, status=Status.OK, readings=readings), 0.3)
+                devices = self._devices(command)
+                readings = tuple(self._reading(command.host, d) for d in devices)
+                wait_s = 0.3 + self._world.takes_s(command.host, devices)
+                self._feed(Outcome(command=command.id, status=Status.OK, readings=readings), wait_s)
             case CommandKind.OPEN_GATE:
                 self._world.timeline.after(0.05, lambda: self._open_gate(command))
             case CommandKind.CHECK_ABSENT:
@@ -198,21 +239,22 @@ class Hands:
                 attempt.alive = False
 
     def _devices(self, command: Command) -> tuple[str, ...]:
-        return self._policy.hosts[command.host].fencing.levels[command.level]
+        levels = self._levels(command.host)
+        return levels[command.level] if command.level < len(levels) else ()
 
     def _fence(self, command: Command) -> None:
         """Off to every device of the level, then readings until each read off twice."""
         world, devices = self._world, self._devices(command)
         attempt = Attempt(command.host, self._owner.name, command.id)
         world.attempts = [a for a in world.attempts if a.alive] + [attempt]
-        deadline = world.now + self._policy.hosts[command.host].fencing.attempt_s
+        deadline = world.now + self._host_policy(command.host).fencing.attempt_s
         readings: list[Reading] = []
 
         def off() -> None:
             if attempt.alive:
                 for device in devices:
                     self._judge.switched(command, on=False)
-                    world.switch(command.host, device, on=False)
+                    world.switch(self._owner.name, command.host, device, on=False)
                 world.timeline.after(LOOK_EVERY_S, look)
 
         def look() -> None:
@@ -220,11 +262,12 @@ class Hands:
                 return
             readings.extend(self._reading(command.host, d) for d in devices)
             proven = all([r.power for r in readings if r.device == d][-2:] == [Power.OFF, Power.OFF] for d in devices)
-            if proven or world.now + LOOK_EVERY_S >= deadline:
+            again_s = LOOK_EVERY_S + world.takes_s(command.host, devices)
+            if proven or world.now + again_s >= deadline:
                 attempt.alive = False
                 self._feed(Outcome(command=command.id, status=Status.OK, readings=tuple(readings)))
             else:
-                world.timeline.after(LOOK_EVERY_S, look)
+                world.timeline.after(again_s, look)
 
         world.timeline.after(OFF_TAKES_S, off)
 
@@ -233,26 +276,31 @@ class Hands:
             devices = self._devices(command)
             for device in devices:
                 self._judge.switched(command, on=True)
-                self._world.switch(command.host, device, on=True)
+                self._world.switch(self._owner.name, command.host, device, on=True)
             readings = tuple(self._reading(command.host, d) for d in devices)
             self._feed(Outcome(command=command.id, status=Status.OK, readings=readings), 1.0)
 
         self._world.timeline.after(OFF_TAKES_S, on)
 
     def _open_gate(self, command: Command) -> None:
-        host = self._world.hosts[command.host]
-        if not (host.speaks and self._world.reach(self._owner.name, command.host)):
+        world = self._world
+        host = world.hosts[command.host]
+        if not (host.speaks and world.network.passes(self._owner.name, command.host)):
             self._feed(Outcome(command=command.id, status=Status.FAILED, error="its remote does not answer"), 0.1)
-        elif self._world.open_gate(command.host, command.boot_id):
+        elif world.open_gate(command.host, command.boot_id):
             self._judge.gate_opened(command.host)
-            self._feed(Outcome(command=command.id, status=Status.OK), 0.05)
+            if world.reach(self._owner.name, command.host):
+                self._feed(Outcome(command=command.id, status=Status.OK), 0.05)
+            else:
+                self._feed(Outcome(command=command.id, status=Status.LOST, error="no answer in time"), 3.0)
         else:
             self._feed(Outcome(command=command.id, status=Status.FAILED, error="it is in another boot"), 0.05)
 
     def _ask_nova(self, command: Command) -> None:
         """The request is on its way now: a crash of the controller does not take it back."""
-        to, back = self._latency.uniform(0.02, 0.2), self._latency.uniform(0.02, 0.2)
-        api_max_s = self._policy.hosts[command.host].recovery.api_max_s
+        late_s = self._world.weather.late_s()
+        to, back = (self._latency.uniform(0.02, 0.2) + late_s / 2 for _ in range(2))
+        api_max_s = self._host_policy(command.host).recovery.api_max_s
         engine = self._owner.engine
 
         def arrive() -> None:
@@ -266,6 +314,9 @@ class Hands:
             except Unanswered as error:
                 outcome = Outcome(command=command.id, status=Status.LOST, error=str(error))
                 delay = min(api_max_s, 5.0)
+            if to + delay > api_max_s:
+                outcome = Outcome(command=command.id, status=Status.LOST, error="Nova did not answer in time")
+                delay = max(0.0, api_max_s - to)
             self._judge.after_nova(command, outcome, self._world.now + delay)
             if self._owner.engine is engine:
                 self._feed(outcome, delay)

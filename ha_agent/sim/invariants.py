@@ -19,6 +19,7 @@ from ha_agent.sim.world import BOOT_S, Violation, World
 from ha_agent.store.memory import MemoryStore, Moment
 
 DESTRUCTIVE = frozenset({"fence", "power_on", "force_down", "clear_force_down", "evacuate", "start", "stop", "reboot"})
+TOLD_S = 60.0  # a broker that works has a notification by then
 HEARD_S = 3.0  # a host that this controller heard all this time is alive to it
 REACHED_S = (
     8.0  # longer than a round of probes and its answers: a host that every witness reached all this time is known to be
@@ -51,6 +52,7 @@ class Judge:
         self._lease: tuple[int, int] = (0, 0)
         self._lease_at = 0.0
         self._deaths: dict[str, float] = {}
+        self._published: set[str] = set()
         store.on_commit(self._committed)
 
     def broken(self, rule: str, text: str) -> None:
@@ -168,7 +170,7 @@ class Judge:
 
     def before_nova(self, command: Command) -> None:
         """A request reaches Nova: what is true at that moment?"""
-        if command.kind is not CommandKind.EVACUATE or self.world.nova_down:
+        if command.kind is not CommandKind.EVACUATE or self.world.weather.stops_all:
             return
         nova, server, source = self.world.nova, command.subject, command.host
         row = nova.servers.get(server)
@@ -259,6 +261,12 @@ class Judge:
             case _:
                 pass
 
+    # --- what is told ---
+
+    def published(self, note: Notification) -> None:
+        """The broker has it."""
+        self._published.add(note.id)
+
     # --- L1 ---
 
     def died(self, host: str) -> None:
@@ -295,7 +303,12 @@ class Judge:
             del self._deaths[host]
 
     def late(self) -> None:
-        """At the end: deaths that nobody noticed."""
+        """At the end: deaths that nobody noticed, and what nobody was told."""
+        untold = [n for at, n in self.told if n.id not in self._published and self.world.now - at > TOLD_S]
+        if untold and not self.world.broker:
+            self.broken(
+                "TOLD", f"{len(untold)} notifications never reached the bus, the first is {untold[0].event_type}"
+            )
         for host, at in self._deaths.items():
             if self.world.now - at > 120.0:
                 self.broken("L1", f"{host} died and was never proven off")

@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ha_agent.controller.engine import Engine
-from ha_agent.errors import HaAgentError
-from ha_agent.model import (
-    Health,
-    Operator,
-)
+from ha_agent.errors import HaAgentError, StoreError
+from ha_agent.model import Health, Notification, Operator
+from ha_agent.notify.outbox import KIND as OUTBOX
 from ha_agent.policy import Policy
 from ha_agent.ports import (
     AnyObservation,
@@ -31,6 +29,9 @@ from ha_agent.sim.world import World
 from ha_agent.store.memory import MemoryStore, Moment
 
 INBOX_MAX = 200
+PUBLISH_S = 0.1
+PUBLISH_AGAIN_S = 5.0
+PUBLISH_BATCH = 20
 
 
 class Crash(Exception):
@@ -41,7 +42,7 @@ MakeEngine = Callable[..., Engine]
 
 
 class Process:
-    """See the module. `make`: builds the engine; tests plant bugs there."""
+    """See the module. `make`: builds the engine; tests plant bugs there. `saw`: is told of all that reaches the process."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Process:
         seed: int | str,
         log: Callable[[str], None],
         make: MakeEngine = Engine,
+        saw: Callable[[str, object], None] = lambda who, what: None,
     ) -> None:
         self.name = name
         self.world = world
@@ -63,16 +65,21 @@ class Process:
         self.lives = 0
         self.crash_at: set[tuple[Moment, int]] = set()
         self.restart_after_s = 3.0
+        self.machines = 1
+        self.clock = VirtualClock(world.timeline, "controller-machine")
+        self.saw = saw
         self._make = make
         self._judge = judge
         self._seed = seed
         self._log = log
         self._latency = stream(seed, f"{name} latency")
-        self._hands = Hands(self, world, policy, judge, self._latency)
+        self._hands = Hands(self, world, judge, self._latency)
         self._inbox: list[Callable[[], None]] = []
         self._tick_at = -1.0
         self._writing = False
         self._misses: dict[str, int] = {}
+        self._line_free: dict[str, float] = {}  # host -> until when its connection is stalled by lost frames
+        self._publishing = False
         store.on_commit(self._boundary)
 
     # --- life ---
@@ -86,18 +93,37 @@ class Process:
             name=self.name,
             policy=self.policy,
             store=store,
-            clock=VirtualClock(self.world.timeline, "controller-machine"),
+            clock=self.clock,
             random=random,
             log=self._log,
         )
         self.world.log(f"{self.name} starts")
         self.call(self.engine.start)
         self._tick()
+        self._publish_soon()
+
+    def now(self) -> float:
+        """Boottime seconds of its machine."""
+        return self.clock.now()
+
+    def move(self) -> None:
+        """It is started on another machine, whose clocks are its own; the store comes along (a shared disk)."""
+        self.machines += 1
+        self.clock = VirtualClock(self.world.timeline, f"controller-machine-{self.machines}", 37.0 - self.world.now)
+        self.crash()
+
+    def reload(self, policy: Policy) -> None:
+        """SIGHUP: a new inventory and new rules."""
+        self.policy = policy
+        if self.engine is not None:
+            self.call(lambda: self.engine.set_policy(policy) if self.engine is not None else None)
 
     def crash(self, restart_after_s: float | None = None) -> None:
         """Killed: so are its workers, and with them every attempt that it began."""
         if self.engine is None:
             return
+        if self._writing:
+            raise Crash  # in the middle of what it does: `call` ends it
         self.world.log(f"{self.name} crashes")
         self.engine = None
         self._inbox.clear()
@@ -134,15 +160,19 @@ class Process:
             if len(self._inbox) < INBOX_MAX:
                 self._inbox.append(action)
             return
-        self._writing = True
+        if self._writing:
+            raise AssertionError("something reaches a process while it is inside something else")
+        self._writing, died = True, False
         try:
             action()
         except Crash:
-            self.crash()
-            return
+            died = True
         finally:
             self._writing = False
-        self._pump()
+        if died:
+            self.crash()
+        else:
+            self._pump()
 
     def order(self, order: Operator) -> str:
         """An operator's order; empty, or why it was refused."""
@@ -160,6 +190,8 @@ class Process:
         if self._writing and (moment, number) in self.crash_at:
             self.crash_at.discard((moment, number))
             raise Crash
+        if moment is Moment.AFTER and any(isinstance(w, Put) and w.kind == OUTBOX for w in writes):
+            self._publish_soon()
 
     def _tick(self) -> None:
         engine = self.engine
@@ -194,15 +226,30 @@ class Process:
         if connected and row.speaks:
             self._misses[host] = 0
             row.heard = True
-            self._observe_later(host, lambda: self._heartbeat(host))
+            self._beat(host)
             return
         self._misses[host] = self._misses.get(host, 0) + 1
         answered = connected and row.answers_tcp
         if answered or self._misses[host] % 3 == 0:
             error = "connection refused" if answered else "timed out"
-            self._observe_later(
-                host, lambda: Disconnected(host=host, at=self.world.now, answered=answered, error=error)
-            )
+            self._deliver(Disconnected(host=host, at=self.now(), answered=answered, error=error))
+
+    def _beat(self, host: str) -> None:
+        """A frame, or a frame that comes late: what follows it on the same connection comes later still."""
+        world, frame = self.world, self._heartbeat(host)
+        arrives = max(world.now + world.network.extra_s(self.name, host), self._line_free.get(host, 0.0))
+        if arrives <= world.now:
+            self._deliver(frame)
+            return
+        self._line_free[host] = arrives
+        engine = self.engine
+
+        def late() -> None:
+            # what was lost is sent again by a host that can; where it cannot, it is lost for good
+            if self.engine is engine and world.reach(self.name, host) and world.hosts[host].speaks:
+                self._deliver(frame)
+
+        world.timeline.at(arrives, late)
 
     def told(self, observation: AnyObservation) -> None:
         """Something that another monitor saw."""
@@ -214,7 +261,7 @@ class Process:
         compute = self.world.nova.hosts[host].compute
         return Heartbeat(
             host=host,
-            at=self.world.now,
+            at=self.now(),
             boot_id=row.boot_id,
             seq=row.seq,
             started_s=self.world.now - row.started_at,
@@ -223,17 +270,50 @@ class Process:
             waiting_gate=self.world.waits_at_gate(host),
         )
 
-    def _observe_later(self, host: str, make: Callable[[], AnyObservation]) -> None:
+    def _deliver(self, frame: Heartbeat | Disconnected) -> None:
         engine = self.engine
         assert engine is not None
-        boot = self.world.hosts[host].boot_id
-        frame = make()
 
-        def deliver() -> None:
+        def read() -> None:
             # a frame that waited in a socket is read late: its time is that of the reading
-            current = frame if self.world.now == frame.at else msgspec.structs.replace(frame, at=self.world.now)
-            if isinstance(current, Heartbeat) and current.boot_id != boot:
+            now = self.now()
+            current = frame if now == frame.at else msgspec.structs.replace(frame, at=now)
+            if isinstance(current, Heartbeat) and current.boot_id != self.world.hosts[current.host].boot_id:
                 return
+            self.saw(self.name, current)
             engine.observe(current)
 
-        self.call(deliver)
+        self.call(read)
+
+    # --- what it tells the world ---
+
+    def _publish_soon(self, delay_s: float = PUBLISH_S) -> None:
+        if not self._publishing:
+            self._publishing = True
+            self.world.timeline.after(delay_s, self._publish)
+
+    def _publish(self) -> None:
+        """Oldest first, deleted once the broker has it: at least once, in order. A frozen broker keeps only this waiting."""
+        self._publishing = False
+        engine = self.engine
+        if engine is None or self.paused or not engine.leading:
+            return
+        waiting = self.store.list(OUTBOX, PUBLISH_BATCH)
+        if not waiting:
+            return
+        if self.world.broker:
+            self._publish_soon(PUBLISH_AGAIN_S)
+            return
+        for document in waiting:
+            note = msgspec.json.decode(document.body, type=Notification)
+            self.saw(self.name, note)
+            self._judge.published(note)
+        deletes = [Delete(kind=OUTBOX, key=d.key) for d in waiting]
+        self.call(lambda: self._forget(deletes))
+        self._publish_soon()
+
+    def _forget(self, deletes: Sequence[Delete]) -> None:
+        try:
+            self.store.commit(None, deletes)
+        except StoreError:
+            self._publish_soon(PUBLISH_AGAIN_S)

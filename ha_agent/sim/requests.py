@@ -30,28 +30,31 @@ class Requests:
 
     def carry_out(self, command: Command) -> Survey | None:
         """Raises DriverError (it did not happen) or Unanswered (nobody knows)."""
-        if self._world.nova_down:
-            raise DriverError("Nova's API refuses connections")
-        trouble = ""
-        if self._world.nova_lossy and self._world.nova_chance.random() < self._world.nova_lossy:
-            trouble = self._world.nova_chance.choice(("lost and done", "lost and not done", "503"))
-        if trouble and command.kind not in CHANGES:
-            raise DriverError("Nova answered 503")
-        if trouble in ("lost and not done", "503"):
-            raise Unanswered(f"Nova's answer was {trouble}")
-        if self._world.requests_lost and command.kind in CHANGES:
-            raise Unanswered("no answer of Nova")
+        change = command.kind in CHANGES
+        lost = self._world.weather.before(change=change)
+        if self._world.broker and change and command.kind not in (CommandKind.FORCE_DOWN, CommandKind.CLEAR_FORCE_DOWN):
+            raise Unanswered("Nova answered 500: its message broker does not answer")
         try:
             survey = self._run(command)
         except NovaError as error:
             raise DriverError(f"Nova refused ({error.code}): {error.message}") from None
-        if trouble or (self._world.answers_lost and command.kind in CHANGES):
-            raise Unanswered("Nova's answer was lost")
+        if lost is not None:
+            raise Unanswered(f"Nova's answer was lost ({lost})")
         return survey
+
+    def look(self, host: str) -> ComputeService | None:
+        """The host's row, during suspicion; None where Nova cannot be read."""
+        try:
+            self._world.weather.before(change=False)
+        except DriverError:
+            return None
+        return self.service(host)
 
     def service(self, host: str) -> ComputeService:
         """The host's row of os-services."""
         row = self._nova.hosts[host]
+        if host in self._world.weather.rows_unknown:
+            return ComputeService(id=row.service_id, host=host)
         return ComputeService(
             id=row.service_id,
             host=host,
@@ -97,9 +100,12 @@ class Requests:
             raise DriverError("an evacuation of it is not finished")
 
     def _servers(self, hosts: Sequence[str]) -> tuple[Server, ...]:
-        return tuple(_server(s) for s in self._nova.servers.values() if s.host in hosts)
+        lack = self._world.weather.lists_lack
+        return tuple(_server(s) for s in self._nova.servers.values() if s.host in hosts and s.host not in lack)
 
     def _survey(self, host: str) -> Survey:
+        if self.service(host).state is None:  # as the executor does: half a picture is none (S9)
+            raise DriverError(f"Nova cannot say how the service of {host} is: its cell may be down")
         servers = self._servers((host,))
         ids = {s.id for s in servers}
         rows = [

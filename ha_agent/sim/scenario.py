@@ -14,63 +14,19 @@ until: 300
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
-from ha_agent.errors import StoreFull, UsageError
-from ha_agent.model import Order
+from ha_agent.errors import UsageError
 from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Recovery, Storm
+from ha_agent.sim.actions import parsed, perform
 from ha_agent.sim.simulation import PROTECTED, Simulation
-from ha_agent.sim.world import DeviceFault
-from ha_agent.store.memory import Moment
 
 KEYS = frozenset({"hosts", "domains", "servers", "policy", "armed", "controllers", "at", "until"})
-Act = Callable[[Simulation, Sequence[str]], object]
-
-ACTIONS: Mapping[str, Act] = {
-    "kill": lambda s, a: s.world.power_off(a[0]),
-    "power_on": lambda s, a: s.world.power_on(a[0], "somebody switches it on"),
-    "reboot": lambda s, a: s.world.reboot(a[0]),
-    "freeze": lambda s, a: s.world.freeze(a[0]),
-    "thaw": lambda s, a: s.world.thaw(a[0]),
-    "hang": lambda s, a: s.world.hang(a[0]),
-    "unhang": lambda s, a: s.world.unhang(a[0]),
-    "isolate": lambda s, a: s.world.isolate(a[0], [p.name for p in s.processes]),
-    "join": lambda s, a: s.world.join(a[0]),
-    "cut": lambda s, a: s.world.cut(a[0], a[1]),
-    "heal": lambda s, a: s.world.heal(a[0], a[1]),
-    "agent_crash": lambda s, a: s.world.agent(a[0], up=False),
-    "agent_start": lambda s, a: s.world.agent(a[0], up=True),
-    "device": lambda s, a: s.world.fault(a[0], DeviceFault(a[1]), *a[2:]),
-    "nova_down": lambda s, a: setattr(s.world, "nova_down", True),
-    "nova_up": lambda s, a: setattr(s.world, "nova_down", False),
-    "spawn_fails": lambda s, a: setattr(s.world.nova.hosts[a[0]], "spawn_fails", "the hypervisor is out of sorts"),
-    "spawn_works": lambda s, a: setattr(s.world.nova.hosts[a[0]], "spawn_fails", ""),
-    "disable": lambda s, a: _disable(s, a, True),
-    "enable": lambda s, a: _disable(s, a, False),
-    "slow_evacuations": lambda s, a: setattr(s.world.nova, "_evacuation_s", (float(a[0]), float(a[0]))),
-    "migrate": lambda s, a: s.world.nova.live_migrate(_server(s, a[0]), a[1], float(a[2])),
-    "reset_state": lambda s, a: s.world.nova.reset_state(_server(s, a[0]), a[1]),
-    "store_full": lambda s, a: s.store.fail_next(StoreFull("the disk is full"), int(a[0])),
-    "crash": lambda s, a: s.processes[0].crash(float(a[0]) if a else None),
-    "crash_at_commit": lambda s, a: s.processes[0].crash_at.add((Moment(a[0]), s.store.commits + int(a[1]))),
-    "pause": lambda s, a: s.processes[0].pause(),
-    "resume": lambda s, a: s.processes[0].resume(),
-    "order": lambda s, a: s.order(Order(a[0]), a[1] if len(a) > 1 else "", " ".join(a[2:])),
-}
-
-
-def _disable(sim: Simulation, hosts: Sequence[str], value: bool) -> None:
-    for host in hosts:
-        sim.world.nova.hosts[host].disabled = value
-
-
-def _server(sim: Simulation, name: str) -> str:
-    return next(s.id for s in sim.world.nova.servers.values() if s.name == name)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -87,8 +43,10 @@ def load(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: until is missing; add the second at which it ends")
     for at, actions in (script.get("at") or {}).items():
         for line in _lines(actions):
-            if line.split()[0] not in ACTIONS:
-                raise UsageError(f"{path}: at {at}: no action {line.split()[0]!r}; known are {', '.join(ACTIONS)}")
+            try:
+                parsed(line)
+            except UsageError as error:
+                raise UsageError(f"{path}: at {at}: {error}") from None
     return script
 
 
@@ -144,8 +102,7 @@ def policy_of(script: Mapping[str, Any]) -> Policy:
 
 def _act(sim: Simulation, actions: object) -> None:
     for line in _lines(actions):
-        words = line.split()
-        ACTIONS[words[0]](sim, words[1:])
+        perform(sim, line)
 
 
 def _lines(actions: object) -> list[str]:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json as jsonlib
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
+
 from ha_agent.controller.engine import Engine
-from ha_agent.model import Incident, Mode, Order, Phase, ServerStage, Step
+from ha_agent.errors import UsageError
+from ha_agent.model import Incident, Mode, Phase, ServerStage
 from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Recovery, Storm
 from ha_agent.sim import faults
+from ha_agent.sim.actions import parsed, perform
 from ha_agent.sim.loop import MakeEngine
+from ha_agent.sim.person import Person
 from ha_agent.sim.simulation import PROTECTED, Simulation
 from ha_agent.sim.timeline import stream
 
 DAY_S = 86_400.0
 CALM_LIMIT_S = 2400.0
-OPERATOR_EVERY_S = 20.0
-OPERATOR_PATIENCE_S = 60.0
-LEFT = frozenset({ServerStage.NOT_MOVED, ServerStage.GIVEN_UP})
 
 
 def policy_of(chance: random.Random) -> Policy:
@@ -68,9 +72,20 @@ def populate(sim: Simulation, chance: random.Random) -> None:
 
 
 class Life:
-    """One seed: a world, its episodes, and the person who is on call."""
+    """One seed: a world, its episodes of faults, and the person who is on call.
 
-    def __init__(self, seed: int, make: MakeEngine = Engine, log: Callable[[str], None] = lambda line: None) -> None:
+    `only`: the numbers of the faults that strike, None for all. `instead`: lines of a script that strike in place of a fault, by its
+    number. What chance decides about one fault depends on no other one. `struck`: what struck, by number.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        make: MakeEngine = Engine,
+        log: Callable[[str], None] = lambda line: None,
+        only: Collection[int] | None = None,
+        instead: Mapping[int, Sequence[str]] | None = None,
+    ) -> None:
         self.seed = seed
         chance = stream(seed, "policy")
         self.sim = Simulation(
@@ -78,12 +93,12 @@ class Life:
         )
         self.sim.world.microversion = chance.choice(((2, 94), (2, 95)))
         populate(self.sim, stream(seed, "servers"))
+        self.struck: dict[int, list[str]] = {}
+        self.person = Person(self.sim, stream(seed, "person"))
         self._chance = stream(seed, "faults")
-        self._wanted = {s.id for s in self.sim.world.nova.servers.values() if s.vm_state == "active"}
-        self._blocked_since: dict[tuple[str, str], float] = {}
-        self._operator_at = 0.0
-        self._planned: set[str] = set()  # hosts in planned work, whose servers are their owners' business
-        self.incidents: dict[str, Incident] = {}
+        self._only = only
+        self._instead = instead or {}
+        self._number = 0
 
     def live(self, days: float) -> None:
         """So many days; an episode of faults about every eight hours."""
@@ -95,113 +110,45 @@ class Life:
         self.sim.judge.late()
 
     def _episode(self) -> None:
-        sim, world = self.sim, self.sim.world
+        sim, world, person = self.sim, self.sim.world, self.person
         number = self._chance.choice((1, 1, 2, 2, 3, 4, 6))
         for _ in range(number):
-            fault = faults.pick(self._chance)
-            fault(sim, self._chance)
-            if number == 1 and fault is faults.power:  # alone: L1 holds for it
-                for host in world.hosts.values():
-                    if not host.powered and self.sim.policy.hosts[host.name].recovery.fence:
-                        sim.judge.died(host.name)
-            self._pass(self._chance.choice((0.0, 1.0, 5.0, 15.0, 30.0)) * self._chance.random())
-        self._pass(self._chance.uniform(30.0, 300.0))
+            self._strike(alone=number == 1)
+            person.pass_time(self._chance.choice((0.0, 1.0, 5.0, 15.0, 30.0)) * self._chance.random())
+        person.pass_time(self._chance.uniform(30.0, 300.0))
         faults.mend(sim)
         limit = world.now + CALM_LIMIT_S
-        while world.now < limit and not (sim.calm() and self._all_up()):
-            self._pass(5.0, mended=True)
-        self._pass(70.0, mended=True)  # Nova's own bookkeeping follows
-        self._note()
+        while world.now < limit and not (sim.calm() and person.all_up()):
+            person.pass_time(5.0, mended=True)
+        person.pass_time(70.0, mended=True)  # Nova's own bookkeeping follows
         if world.now >= limit:
-            for i in sim.open():
-                why = i.blocked or i.waiting or "nothing that it names"
-                sim.judge.broken("LIVE", f"the incident of {i.host} does not end: at {i.step} it waits for {why}")
-            if sim.leader is None:
-                sim.judge.broken("LIVE", "no controller leads")
-        self._servers_run()
+            person.complain()
+        person.servers_run()
 
-    def _all_up(self) -> bool:
-        return all(h.works and not h.forced_down for h in self.sim.world.nova.hosts.values())
-
-    def _pass(self, seconds: float, *, mended: bool = False) -> None:
-        """Time passes, and the person on call looks now and then."""
-        sim = self.sim
-        end = sim.world.now + seconds
-        while sim.world.now < end:
-            sim.run_to(min(end, max(self._operator_at, sim.world.now + 0.001)))
-            if sim.world.now >= self._operator_at:
-                self._operator_at = sim.world.now + OPERATOR_EVERY_S
-                self._on_call(mended=mended)
-
-    def _on_call(self, *, mended: bool) -> None:
-        """Somebody reads what is blocked and does what it says, carefully: a host is confirmed only with its plug in hand."""
-        sim, world = self.sim, self.sim.world
-        leader = sim.leader
-        if leader is None or leader.engine is None:
+    def _strike(self, *, alone: bool) -> None:
+        """The next fault of this life."""
+        self._number += 1
+        chance = stream(self.seed, f"fault {self._number}")
+        fault, subject = faults.pick(chance), chance.choice(list(self.sim.world.hosts))
+        if self._number in self._instead:
+            lines = list(self._instead[self._number])
+            for line in lines:
+                self.sim.world.log(f"fault {self._number}: {line}")
+                perform(self.sim, line)
+        elif self._only is None or self._number in self._only:
+            lines = faults.strike(fault, self.sim, chance, subject)
+        else:
             return
-        self._note()
-        if mended and not leader.engine.state.fleet.armed:
-            sim.order(Order.ARM)
-        if mended and leader.engine.state.fleet.paused:  # the unpause met a controller that stood still
-            sim.order(Order.UNPAUSE)
-        if mended:
-            for name, row in sorted(leader.engine.state.hosts.items()):
-                if row.maintenance:
-                    self._planned.add(name)
-                if row.maintenance and world.hosts[name].speaks:
-                    sim.order(Order.MAINTENANCE_OFF, name)
-        busy = {}
-        if mended and self._chance.random() < 0.1:
-            faults.reset_states(sim, self._chance)
-        for i in sim.open():
-            busy[i.host] = i
-            since = self._blocked_since.setdefault((i.id, i.blocked or i.waiting), world.now)
-            if world.now - since >= OPERATOR_PATIENCE_S:
-                self._resolve(i)
-        for name, host in world.hosts.items():
-            incident = busy.get(name)
-            waits = incident is None or Step.FENCE not in incident.plan or incident.settled
-            if mended and not host.powered and waits:
-                world.power_on(name, "an operator switches it on")
+        self.struck[self._number] = lines
+        if alone and len(lines) == 1 and lines[0].split()[0] == "kill" and " for " not in lines[0]:  # L1 holds for it
+            host = lines[0].split()[1]
+            if self.sim.policy.hosts[host].recovery.fence:
+                self.sim.judge.died(host)
 
-    def _resolve(self, i: Incident) -> None:
-        sim, host = self.sim, self.sim.world.hosts[i.host]
-        if "confirm-fenced" in i.release:
-            sim.world.power_off(i.host, "an operator pulls its plug")
-            sim.order(Order.CONFIRM_FENCED, i.host)
-        elif "ha-agent fence" in i.release and not host.speaks:
-            sim.order(Order.FENCE, i.host)
-        elif "ha-agent release" in i.release:
-            sim.order(Order.RELEASE, i.host)
-
-    def _note(self) -> None:
-        leader = self.sim.leader
-        if leader is not None and leader.engine is not None:
-            self.incidents.update(leader.engine.state.incidents)
-
-    def _servers_run(self) -> None:
-        """Liveness: a protected server that can run runs, or an incident says why it does not."""
-        nova = self.sim.world.nova
-        named = {s.id for i in self.incidents.values() for s in i.servers if s.stage in LEFT and s.reason}
-        for server in sorted(self._wanted):
-            row = nova.servers.get(server)
-            if row is None:
-                self._wanted.discard(server)
-                continue
-            if nova.runs.get(server):
-                continue
-            if PROTECTED in row.tags and row.volume and server not in named and not self._excused(row.host):
-                self.sim.judge.broken(
-                    "LIVE", f"{row.name} on {row.host} is protected and does not run; nobody says why"
-                )
-            if nova.hosts[row.host].works:  # its owner starts it
-                row.vm_state, row.task_state = "stopped", None
-                nova.start(server)
-        self._planned.clear()
-
-    def _excused(self, host: str) -> bool:
-        """Whether somebody else looks after the servers of the host."""
-        return host in self._planned or self.sim.policy.hosts[host].recovery.mode is Mode.NOTIFY
+    @property
+    def incidents(self) -> dict[str, Incident]:
+        """All of this life, by id."""
+        return self.person.incidents
 
     def summary(self) -> dict[str, Any]:
         """What this life saw."""
@@ -219,26 +166,84 @@ class Life:
 def run(
     seeds: int, first_seed: int, days: float, json: bool, out: TextIO | None = None, make: MakeEngine = Engine
 ) -> int:
-    """Live `seeds` lives. Prints progress (not with `json`), violations with the command that replays each, and last a summary; with
-    `json` each line is a JSON object. 0 if no rule was broken."""
+    """Live `seeds` lives. Prints progress (not with `json`), violations with the command that replays each and the smallest script
+    that still shows it, and last a summary with a digest of all logs; with `json` each line is a JSON object. 0 if no rule was broken."""
     stdout = out if out is not None else sys.stdout
     total = {"incidents": 0, "recovered": 0, "moved": 0}
     violations: list[dict[str, Any]] = []
+    digest = hashlib.sha256()
     for seed in range(first_seed, first_seed + seeds):
-        life = Life(seed, make)
-        try:
-            life.live(days)
-        except Exception as error:  # the core must not raise, whatever happens: that too is a finding, with its seed
-            life.sim.judge.broken("ERROR", f"{type(error).__name__}: {error}")
+        life = lived(Life(seed, make, log=lambda line: digest.update(f"{line}\n".encode())), days)
         for key, value in life.summary().items():
             total[key] += value
         replay = f"ha-agent simulate --seeds 1 --first-seed {seed} --days {days:g}"
-        for v in life.sim.violations:
-            found = {"seed": seed, "rule": v.rule, "at_s": round(v.at, 3), "text": v.text, "replay": replay}
-            violations.append(found)
-            print(jsonlib.dumps(found) if json else f"seed {seed}: {v}\n  {replay}", file=stdout)
+        found = [
+            {"seed": seed, "rule": v.rule, "at_s": round(v.at, 3), "text": v.text, "replay": replay}
+            for v in life.sim.violations
+        ]
+        violations += found
+        for line in found:
+            print(
+                jsonlib.dumps(line) if json else f"seed {seed}: {line['rule']}: {line['text']}\n  {replay}", file=stdout
+            )
+        if found:
+            script = minimised(life, days, make)
+            print(jsonlib.dumps({"seed": seed, "script": script}) if json else f"minimised:\n{script}", file=stdout)
         if not json and (seed - first_seed + 1) % 10 == 0:
             print(f"{seed - first_seed + 1} of {seeds} seeds, {len(violations)} violations", file=stdout, flush=True)
-    summary = {"seeds": seeds, "first_seed": first_seed, "days": days, **total, "violations": violations}
-    print(jsonlib.dumps(summary), file=stdout)
+    summary = {"seeds": seeds, "first_seed": first_seed, "days": days, **total, "log_sha256": digest.hexdigest()}
+    print(jsonlib.dumps({**summary, "violations": violations}), file=stdout)
     return 1 if violations else 0
+
+
+def lived(life: Life, days: float) -> Life:
+    """The same life, at its end."""
+    try:
+        life.live(days)
+    except Exception as error:  # the core must not raise, whatever happens: that too is a finding, with its seed
+        life.sim.judge.broken("ERROR", f"{type(error).__name__}: {error}")
+    return life
+
+
+def minimised(life: Life, days: float, make: MakeEngine = Engine) -> str:
+    """The script with the fewest faults that still breaks the first rule that the life broke."""
+    rule = life.sim.violations[0].rule
+
+    def shows(numbers: Collection[int]) -> bool:
+        again = lived(Life(life.seed, make, only=numbers), days)
+        return any(v.rule == rule for v in again.sim.violations)
+
+    kept = sorted(life.struck)
+    for number in list(kept):
+        fewer = [n for n in kept if n != number]
+        if shows(fewer):
+            kept = fewer
+    least = lived(Life(life.seed, make, only=kept), days)
+    script = {"seed": life.seed, "days": days, "faults": {n: least.struck[n] for n in kept if n in least.struck}}
+    return str(yaml.safe_dump(script, sort_keys=False))
+
+
+def replay_script(path: Path, out: TextIO | None = None, make: MakeEngine = Engine) -> int:
+    """Live the life of a script, and print its log. Raises UsageError where the script is wrong. 0 if no rule was broken."""
+    stdout = out if out is not None else sys.stdout
+    seed, days, lines = _script(path)
+    log: Callable[[str], None] = lambda line: print(line, file=stdout)  # noqa: E731
+    life = lived(Life(seed, make, log, only=(), instead=lines), days)
+    for v in life.sim.violations:
+        print(f"violation: {v}", file=stdout)
+    return 1 if life.sim.violations else 0
+
+
+def _script(path: Path) -> tuple[int, float, dict[int, list[str]]]:
+    try:
+        script = yaml.safe_load(path.read_text())
+        seed, days = int(script["seed"]), float(script["days"])
+        lines = {int(n): [str(line) for line in each] for n, each in script["faults"].items()}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path}: {error}", "a script has seed, days, and faults: {number: [lines]}") from None
+    for line in (line for each in lines.values() for line in each):
+        try:
+            parsed(line)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
+    return seed, days, lines

@@ -18,7 +18,8 @@ PROTECTED = "automatic-recovery"
 
 
 class Simulation:
-    """See the module. `log` gets every line with its virtual time. `make` builds engines; `controllers` run from the start."""
+    """See the module. `log` gets every line with its virtual time. `make` builds engines; `controllers` run from the start.
+    `saw` may be set: it is told of all that reaches a controller, with the controller's name."""
 
     def __init__(
         self,
@@ -30,13 +31,17 @@ class Simulation:
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._log = log
+        self.seed = seed
         self.policy = policy
         self.world = World(seed, policy, lambda line: self._line("world", line))
         self.store = MemoryStore()
         self.judge = Judge(self.world, self.store)
+        self.lasting = 0  # faults that will end by themselves
+        self.saw: Callable[[str, object], None] = lambda who, what: None
         names = [policy.controller, *(f"controller-{n}" for n in range(2, controllers + 1))]
         self.processes = [
-            Process(n, self.world, self.store, policy, self.judge, seed, partial(self._line, n), make) for n in names
+            Process(n, self.world, self.store, policy, self.judge, seed, partial(self._line, n), make, self._saw)
+            for n in names
         ]
         phase = stream(seed, "pulse")
         self._interval_s = policy.detection.heartbeat_interval_s
@@ -45,6 +50,9 @@ class Simulation:
 
     def _line(self, who: str, line: str) -> None:
         self._log(f"{self.world.now:9.3f} {who}: {line}")
+
+    def _saw(self, who: str, what: object) -> None:
+        self.saw(who, what)
 
     def _pulse(self, host: str, delay_s: float) -> None:
         def beat() -> None:
@@ -104,10 +112,15 @@ class Simulation:
     def order(self, order: Order, host: str = "", reason: str = "", actor: str = "operator") -> str:
         """An operator's order to the leader; empty, or why it was refused."""
         self.run_until(lambda: self.leader is not None, 120.0, 0.5)
+        return self.order_now(order, host, reason, actor)
+
+    def order_now(self, order: Order, host: str = "", reason: str = "", actor: str = "operator") -> str:
+        """The same, at this very moment: refused where no controller leads."""
         leader = self.leader
         if leader is None:
             return "no controller leads"
         refusal = leader.order(Operator(order=order, actor=actor, host=host, reason=reason))
+        self.saw(leader.name, (order, host, refusal))
         self._line("operator", f"{order} {host}".rstrip() + (f": refused: {refusal}" if refusal else ""))
         return refusal
 

@@ -39,19 +39,22 @@ class Timeline:
 
 
 class VirtualClock:
-    """The Clock port of one simulated machine; `boot` changes when that machine reboots."""
+    """The Clock port of one simulated machine. `boot_id` differs on another machine and after a reboot; so does where `now` counts
+    from. `wall_step_s`: how far somebody has set the wall clock off."""
 
-    def __init__(self, timeline: Timeline, machine: str) -> None:
+    def __init__(self, timeline: Timeline, machine: str, offset_s: float = 0.0) -> None:
         self._timeline = timeline
         self._boot = f"{machine}-boot-1"
+        self._offset_s = offset_s
+        self.wall_step_s = 0.0
 
     def now(self) -> float:
-        """Virtual seconds."""
-        return self._timeline.now
+        """Virtual seconds since this machine booted."""
+        return self._timeline.now + self._offset_s
 
     def wall(self) -> float:
         """Unix seconds of a fixed virtual day."""
-        return WALL_AT_START + self._timeline.now
+        return WALL_AT_START + self._timeline.now + self.wall_step_s
 
     def boot_id(self) -> str:
         """Of the controller's machine."""

@@ -4,40 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 from ha_agent.model import Answer, Power
 from ha_agent.policy import Policy
+from ha_agent.sim.devices import MUTE, RESTORE_S, SLOW_OFF_S, Device, DeviceFault
+from ha_agent.sim.network import BMCS, NOVA, Network
 from ha_agent.sim.nova_state import NovaState
 from ha_agent.sim.timeline import Timeline, stream
+from ha_agent.sim.weather import Weather
 
-NOVA = "nova"
 BOOT_S = 20.0  # from power on to a kernel that answers
 COMPUTE_START_S = 2.0  # from an open gate to a nova-compute that reports
-
-
-class DeviceFault(StrEnum):
-    """What is wrong with a fencing device."""
-
-    NONE = "none"
-    DEAD = "dead"  # nobody answers
-    HANG = "hang"  # the session opens, then nothing
-    IGNORE_OFF = "ignore_off"  # says yes and does nothing
-    SLOW_OFF = "slow_off"  # off takes SLOW_OFF_S
-    FLAKY = "flaky"  # every other reading fails
-    LYING = "lying"  # reads off while the host is on: a documented limit
-
-
-SLOW_OFF_S = 7.0
-
-
-@dataclass
-class Device:
-    """One fencing device of one host."""
-
-    name: str
-    fault: DeviceFault = DeviceFault.NONE
-    looks: int = 0
+SERVICE_RESTART_S = 5.0  # until the service manager has restarted what the kernel killed
 
 
 @dataclass
@@ -94,16 +72,12 @@ class World:
         self.timeline = Timeline()
         self.policy = policy
         self.log = log
-        self.chance = stream(seed, "world")
-        self.nova_chance = stream(seed, "nova answers")
+        self.network = Network(stream(seed, "network"))
         self.nova = NovaState(lambda: self.timeline.now, stream(seed, "nova"))
-        self.nova_down = False
-        self.nova_lossy = 0.0  # share of changing requests that end badly
+        self.weather = Weather(stream(seed, "nova answers"))
+        self.broker = ""  # "", "down" or "frozen": of our notifications, and of Nova's own messages
         self.microversion = (2, 94)  # of our requests; from 2.95 on evacuated servers land stopped
-        self.requests_lost = False  # no change is carried out, and no answer comes
-        self.answers_lost = False  # every change is carried out, and its answer lost
         self.hosts: dict[str, Host] = {}
-        self.cuts: set[frozenset[str]] = set()
         self.attempts: list[Attempt] = []
         self.changed_at = 0.0  # when something was last broken or mended
         self.lied: set[str] = set()  # hosts of which a device ever lied: a documented limit
@@ -131,40 +105,63 @@ class World:
     # --- links ---
 
     def reach(self, a: str, b: str) -> bool:
-        """Whether frames pass between two nodes."""
-        return frozenset((a, b)) not in self.cuts
+        """Whether a question and its answer pass between two nodes."""
+        return self.network.reach(a, b)
 
     def cut(self, a: str, b: str) -> None:
         """Frames between two nodes are lost."""
-        self._changed(f"the path between {a} and {b} is cut")
-        self.cuts.add(frozenset((a, b)))
-        self._nova_link(a, b)
+        self.changed(f"the path between {a} and {b} is cut")
+        self.network.cuts.add(frozenset((a, b)))
+        self._reports(a, b)
 
     def heal(self, a: str, b: str) -> None:
         """They pass again."""
-        self._changed(f"the path between {a} and {b} works again")
-        self.cuts.discard(frozenset((a, b)))
-        self._nova_link(a, b)
+        self.changed(f"the path between {a} and {b} works again")
+        self.network.cuts.discard(frozenset((a, b)))
+        self._reports(a, b)
 
     def isolate(self, host: str, nodes: Iterable[str]) -> None:
         """The host reaches none of the nodes, nor another host, nor Nova."""
-        self._changed(f"{host} is cut off")
-        self.cuts |= {frozenset((host, n)) for n in (*nodes, *self.hosts, NOVA) if n != host}
-        self.nova.isolate(host)
+        self.changed(f"{host} is cut off")
+        self.network.cuts |= {frozenset((host, n)) for n in (*nodes, *self.hosts, NOVA) if n != host}
+        self._reports(host)
 
     def join(self, host: str) -> None:
         """Every path of the host works again."""
-        self._changed(f"{host} is connected again")
-        self.cuts = {c for c in self.cuts if host not in c}
-        self.nova.join(host)
+        self.changed(f"{host} is connected again")
+        self.network.cuts = {c for c in self.network.cuts if host not in c}
+        self._reports(host)
 
-    def _nova_link(self, a: str, b: str) -> None:
-        for host in (a, b):
-            if host in self.hosts and NOVA in (a, b):
-                if self.reach(host, NOVA):
-                    self.nova.join(host)
-                else:
-                    self.nova.isolate(host)
+    def one_way(self, a: str, b: str, *, lost: bool) -> None:
+        """Frames from `a` to `b` are lost, those from `b` to `a` arrive."""
+        self.changed(f"frames from {a} to {b} are {'lost' if lost else 'no longer lost'}")
+        (self.network.one_way.add if lost else self.network.one_way.discard)((a, b))
+        self._reports(a, b)
+
+    def poor(self, node: str, *, loss: float | None = None, delay_s: float | None = None) -> None:
+        """So many frames of a node (or "*") are lost, or each comes so much later."""
+        for table, value, text in (
+            (self.network.loss, loss, "of the frames are lost"),
+            (self.network.delay, delay_s, "s is the delay"),
+        ):
+            if value is not None:
+                self.changed(f"{node}: {value:g} {text}")
+                table[node] = value
+
+    def set_broker(self, state: str) -> None:
+        """The message broker dies ("down"), stands still ("frozen"), or works (""). Without it no nova-compute reports."""
+        self.changed(f"the message broker {'works again' if not state else 'is ' + state}")
+        self.broker = state
+        self._reports(*self.hosts)
+
+    def _reports(self, *nodes: str) -> None:
+        """Whether nova-computes reach Nova."""
+        for host in nodes:
+            if host in self.hosts:
+                row = self.nova.hosts[host]
+                isolated = bool(self.broker) or not self.reach(host, NOVA)
+                if row.isolated != isolated:
+                    (self.nova.isolate if isolated else self.nova.join)(host)
 
     # --- hosts ---
 
@@ -173,17 +170,17 @@ class World:
         host = self.hosts[name]
         if not host.powered:
             return
-        self._changed(f"{name}: {why}")
+        self.changed(f"{name}: {why}")
         host.life += 1
         host.powered = host.kernel = host.frozen = host.hung = False
         self.nova.power_cut(name)
 
-    def power_on(self, name: str, why: str = "power is on") -> None:
-        """It boots: BOOT_S later its kernel and its remote are there, and nova-compute waits at the gate."""
+    def power_on(self, name: str, why: str = "power is on", boot_s: float = BOOT_S) -> None:
+        """It boots: `boot_s` later its kernel and its remote are there, and nova-compute waits at the gate."""
         host = self.hosts[name]
         if host.powered:
             return
-        self._changed(f"{name}: {why}")
+        self.changed(f"{name}: {why}")
         host.life += 1
         host.boot += 1
         host.powered = True
@@ -193,16 +190,16 @@ class World:
 
         def booted() -> None:
             if host.life == life and host.powered:
-                self._changed(f"{name} has booted")
+                self.changed(f"{name} has booted")
                 host.kernel = host.remote = True
                 host.started_at = self.now
 
-        self.timeline.after(BOOT_S, booted)
+        self.timeline.after(boot_s, booted)
 
-    def reboot(self, name: str) -> None:
+    def reboot(self, name: str, boot_s: float = BOOT_S) -> None:
         """Its kernel panics and it boots by itself."""
         self.power_off(name, "its kernel panics")
-        self.power_on(name, "it boots by itself")
+        self.power_on(name, "it boots by itself", boot_s)
 
     def freeze(self, name: str) -> None:
         """Its kernel stands still; its guests count as running, for they go on when it thaws."""
@@ -224,7 +221,7 @@ class World:
         host = self.hosts[name]
         if not host.powered:
             return
-        self._changed(f"{name}: {why}")
+        self.changed(f"{name}: {why}")
         host.frozen = host.frozen if frozen is None else frozen
         host.hung = host.hung if hung is None else hung
         if host.frozen or host.hung:
@@ -234,8 +231,27 @@ class World:
 
     def agent(self, name: str, *, up: bool) -> None:
         """Its remote ends, or starts again."""
-        self._changed(f"{name}: its remote {'starts' if up else 'crashes'}")
+        self.changed(f"{name}: its remote {'starts' if up else 'crashes'}")
         self.hosts[name].remote = up
+
+    def out_of_memory(self, name: str) -> None:
+        """The kernel kills the remote and nova-compute; both are restarted, the guests run on."""
+        host = self.hosts[name]
+        if not host.answers_tcp:
+            return
+        self.changed(f"{name}: out of memory, its remote and its nova-compute are killed")
+        host.remote = False
+        self.nova.compute_stop(name)
+        life = host.life
+
+        def restart() -> None:
+            if host.life == life and host.powered:
+                self.changed(f"{name}: its remote and its nova-compute are restarted")
+                host.remote = True
+                if host.gate == host.boot_id:
+                    self.nova.compute_start(name)
+
+        self.timeline.after(SERVICE_RESTART_S, restart)
 
     def open_gate(self, name: str, boot_id: str) -> bool:
         """The word of a controller. False where it is for another boot."""
@@ -271,31 +287,29 @@ class World:
                 return Answer.TCP
         return Answer.SILENT
 
-    def read(self, name: str, device_name: str) -> tuple[Power, str]:
-        """One look at a fencing device."""
+    def read(self, who: str, name: str, device_name: str) -> tuple[Power, str]:
+        """One look of a controller at a fencing device."""
         host = self.hosts[name]
-        device = host.devices[device_name]
-        device.looks += 1
-        if device.fault in (DeviceFault.DEAD, DeviceFault.HANG):
-            return Power.UNKNOWN, "no answer in time"
-        if device.fault is DeviceFault.FLAKY and device.looks % 2:
-            return Power.UNKNOWN, "the session was lost"
-        if device.fault is DeviceFault.LYING:
-            return Power.OFF, ""
-        return (Power.ON if host.powered else Power.OFF), ""
+        if not self.reach(who, BMCS):
+            return Power.UNKNOWN, "no route to it"
+        return host.devices[device_name].read(powered=host.powered)
+
+    def takes_s(self, name: str, device_names: Iterable[str]) -> float:
+        """How much longer than usual a look at some of its devices takes."""
+        return max((self.hosts[name].devices[d].takes_s for d in device_names), default=0.0)
 
     def fault(self, name: str, fault: DeviceFault, device: str | None = None) -> None:
         """Break one fencing device, or mend it."""
         row = next(iter(self.hosts[name].devices.values())) if device is None else self.hosts[name].devices[device]
-        self._changed(f"{name}: its device {row.name} is {fault if fault is not DeviceFault.NONE else 'well'}")
+        self.changed(f"{name}: its device {row.name} is {fault if fault is not DeviceFault.NONE else 'well'}")
         row.fault = fault
         if fault is DeviceFault.LYING:
             self.lied.add(name)
 
-    def switch(self, name: str, device_name: str, *, on: bool) -> bool:
-        """An on or off request reaches a device. False: nobody answered."""
+    def switch(self, who: str, name: str, device_name: str, *, on: bool) -> bool:
+        """An on or off request of a controller reaches a device. False: nobody carries it out."""
         fault = self.hosts[name].devices[device_name].fault
-        if fault in (DeviceFault.DEAD, DeviceFault.HANG):
+        if fault in MUTE or not self.reach(who, BMCS):
             return False
         if on:
             self.power_on(name, f"{device_name} switches it on")
@@ -304,13 +318,20 @@ class World:
             self.timeline.after(SLOW_OFF_S, lambda: self._slow_off(name, device_name, life))
         elif fault not in (DeviceFault.IGNORE_OFF, DeviceFault.LYING):
             self.power_off(name, f"{device_name} switches it off")
+            if fault is DeviceFault.RESTORES:
+                life = self.hosts[name].life
+                self.timeline.after(RESTORE_S, lambda: self._restore(name, device_name, life))
         return True
+
+    def _restore(self, name: str, device_name: str, life: int) -> None:
+        if self.hosts[name].life == life:
+            self.power_on(name, f"{device_name} switches it on again by its own policy")
 
     def _slow_off(self, name: str, device_name: str, life: int) -> None:
         if self.hosts[name].life == life:
             self.power_off(name, f"{device_name} switches it off at last")
 
-    def _changed(self, line: str) -> None:
+    def changed(self, line: str) -> None:
         self.changed_at = self.now
         self.log(line)
 

@@ -117,6 +117,10 @@ class MemoryStore:
         """The next `times` writes (commits and changes of the lease) raise `error` and change nothing."""
         self._failures.extend([error] * times)
 
+    def mend(self) -> None:
+        """Writes succeed again."""
+        self._failures.clear()
+
     def on_commit(self, callback: CommitCallback) -> None:
         """Calls back before and after each commit that is not refused. To crash there, raise."""
         self._callbacks.append(callback)

@@ -33,7 +33,8 @@ from ha_agent.model import (
 from ha_agent.policy import Policy, Storm
 from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.simulation import Simulation
-from ha_agent.sim.world import DeviceFault
+from ha_agent.sim.devices import DeviceFault
+from ha_agent.sim.weather import Trouble
 from tests.simulation.clouds import cloud, policy
 
 replace = msgspec.structs.replace
@@ -183,7 +184,7 @@ def answers_are_lost(sim: Simulation) -> None:
     sim.world.nova._evacuation_s = (60.0, 60.0)
     sim.world.power_off("h2")
     sim.run_until(lambda: bool(sim.world.nova.hosts["h2"].forced_down), 60.0, 0.05)
-    sim.world.requests_lost = True
+    sim.world.weather.set(Trouble.LOST_NOT_DONE, 1.0)
     sim.run(60.0)
 
 

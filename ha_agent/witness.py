@@ -291,9 +291,7 @@ def eligible(
         if w != target.host
         and at >= since
         and w in views
-        and views[w].suspect_at is None
-        and views[w].heard_at is not None
-        and now_s - (views[w].heard_at or 0.0) < detection.suspect_after_s
+        and _heard_lately(views[w], detection, now_s)
     ]
     home = domains.get(target.host, "")
     by_domain: dict[str, list[str]] = {}
@@ -306,6 +304,10 @@ def eligible(
             if by_domain[d] and len(chosen) < detection.probes:
                 chosen.append(by_domain[d].pop(0))
     return tuple(chosen)
+
+
+def _heard_lately(view: View, detection: Detection, now_s: float) -> bool:
+    return view.suspect_at is None and view.heard_at is not None and now_s - view.heard_at < detection.suspect_after_s
 
 
 def _names(names: Sequence[str]) -> str:

@@ -1,0 +1,269 @@
+"""When the witness looks, at whom, and how long what it saw is worth something: each bound at its very second."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ha_agent import witness
+from ha_agent.model import Answer, ComputeService, Health, Power, Reading, Verdict
+from ha_agent.ports import Disconnected, Heartbeat, NovaSeen, PowerSeen, ProbeAnswered, Reported
+from tests.unit.test_witness import SIGNED, SILENT, TCP, D, alive, ctx, nova, suspect
+
+SUSPECT = witness.silent(alive(), ctx(104.0))
+
+
+def judged(view: witness.View, now_s: float) -> Verdict | None:
+    result = witness.judge(view, ctx(now_s))
+    return result[0] if result is not None else None
+
+
+def answer(view: witness.View, name: str, nonce: str, what: Answer = SILENT) -> witness.View:
+    return witness.answered(view, ProbeAnswered(host="c1", at=0.0, witness=name, nonce=nonce, answer=what))
+
+
+# --- what is known of a host ---
+
+
+def test_at_our_start_nothing_is_known_of_a_host() -> None:
+    view = witness.fresh("c1", 100.0)
+    assert (view.verdict, view.seen, view.window_at) == (Verdict.NEVER_SEEN, False, 100.0)
+    assert (view.nova_compute, view.libvirt, view.waiting_gate) == (Health.UNKNOWN, Health.UNKNOWN, False)
+    assert (view.connected, view.rtt_s, view.misses, view.false_suspicions) == (False, 0.0, 0, 0)
+
+
+def test_a_host_that_was_heard_in_an_earlier_life_of_ours_counts_as_alive_for_one_window() -> None:
+    view = witness.fresh("c1", 100.0, seen=True, boot_id="b1")
+    assert (view.verdict, view.seen, view.boot_id) == (Verdict.ALIVE, True, "b1")
+
+
+def test_a_heartbeat_says_how_the_host_is() -> None:
+    beat = Heartbeat(host="c1", at=100.0, boot_id="b1", nova_compute=Health.UP, libvirt=Health.DOWN, rtt_s=0.1)
+    view = witness.heard(witness.fresh("c1", 90.0), msgspec.structs.replace(beat, waiting_gate=True, machine="m"))
+    assert (view.nova_compute, view.libvirt, view.waiting_gate) == (Health.UP, Health.DOWN, True)
+    assert (view.connected, view.rtt_s, view.machine, view.window_at) == (True, 0.1, "m", 100.0)
+    assert witness.heard(view, beat).machine == "m", "a frame that does not name the machine takes nothing back"
+
+
+def test_a_connection_that_ended_is_counted_and_nothing_more() -> None:
+    view = witness.disconnected(alive(), Disconnected(host="c1", at=101.0, answered=False))
+    assert (view.connected, view.misses, view.direct_tcp_at, view.verdict) == (False, 1, None, Verdict.ALIVE)
+
+
+def test_false_suspicions_are_counted_only_where_the_host_was_a_suspect() -> None:
+    beat = Heartbeat(host="c1", at=113.0, boot_id="b1")
+    assert witness.heard(alive(), beat).false_suspicions == 0
+    unknown_boot = witness.silent(witness.fresh("c1", 90.0, seen=True), ctx(104.0))
+    assert witness.heard(unknown_boot, beat).false_suspicions == 1
+
+
+def test_readings_mean_something_only_during_a_suspicion() -> None:
+    reads = PowerSeen(host="c1", at=105, readings=(Reading(device="a", power=Power.OFF, at=105),))
+    assert witness.power_seen(alive(), reads).power == ()
+    assert witness.power_seen(SUSPECT, reads).power == reads.readings
+
+
+# --- Nova's row ---
+
+
+def test_nova_is_looked_at_only_during_a_suspicion_and_only_where_it_says_something() -> None:
+    assert nova(alive(), 105.0, "t1").nova_base is None
+    nothing = (None, ComputeService(id="1", host="c1", updated_at=""))
+    for service in nothing:
+        assert witness.nova_seen(SUSPECT, NovaSeen(host="c1", at=105.0, service=service)) == SUSPECT
+
+
+def test_the_first_row_is_the_base_and_a_later_change_is_a_sign_of_life() -> None:
+    first = nova(SUSPECT, 105.0, "t1")
+    assert (first.nova_base, first.nova_base_at, first.nova_at, first.nova_moved_at) == ("t1", 105.0, 105.0, None)
+    same = nova(first, 106.0, "t1")
+    assert (same.nova_base_at, same.nova_at, same.nova_moved_at) == (105.0, 106.0, None)
+    moved = nova(same, 107.0, "t2")
+    assert (moved.nova_base, moved.nova_base_at, moved.nova_at, moved.nova_moved_at) == ("t2", 107.0, 107.0, 107.0)
+
+
+# --- reports ---
+
+
+def report(view: witness.View, at: float = 101.0) -> witness.View:
+    return witness.reported(view, Reported(host="c1", at=at, source="nagios", text="no ping"), D)
+
+
+def test_a_report_names_its_source_as_the_reason_of_the_suspicion() -> None:
+    assert witness.silent(report(alive()), ctx(101.0)).reason == "nagios: no ping"
+    assert SUSPECT.reason == "no heartbeat for 4.0 s"
+
+
+def test_a_report_never_shortens_a_silence_that_was_already_counted() -> None:
+    assert report(alive(), at=101.0).window_at == 97.0
+    assert report(alive(), at=105.0).window_at == 100.0
+
+
+def test_a_report_of_a_suspect_or_of_a_host_never_heard_changes_nothing() -> None:
+    assert report(SUSPECT) == SUSPECT
+    unknown = witness.fresh("c1", 100.0)
+    assert report(unknown) == unknown
+
+
+# --- when to look ---
+
+
+def test_a_suspect_without_a_round_is_looked_at_at_once() -> None:
+    assert witness.next_look(SUSPECT, D, 104.0) == 104.0
+    assert witness.wants_round(SUSPECT, ctx(104.0))
+    assert not witness.wants_round(alive(), ctx(103.0))
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "now_s", "at"),
+    [
+        (104.0, 104.0, 106.0),  # the end of the time of the witnesses, and the next round
+        (104.0, 106.0, 110.0),  # the full suspicion time
+        (109.0, 109.5, 110.0),
+        (109.0, 110.0, 111.0),
+        (109.0, 111.0, 111.0),  # everything is over: now
+    ],
+)
+def test_the_next_look_is_at_the_next_second_that_changes_something(asked_at: float, now_s: float, at: float) -> None:
+    assert witness.next_look(witness.begin_round(SUSPECT, "n", ("w0",), asked_at), D, now_s) == at
+
+
+def test_a_long_time_out_of_the_witnesses_puts_off_the_next_round() -> None:
+    slow = msgspec.structs.replace(D, probe_timeout_s=3.0)
+    view = witness.begin_round(SUSPECT, "n", ("w0",), 112.0)
+    assert witness.next_look(view, slow, 112.0) == 115.5
+    assert not witness.wants_round(view, ctx(115.4, detection=slow))
+    assert witness.wants_round(view, ctx(115.5, detection=slow))
+    assert witness.wants_round(answer(view, "w0", "n"), ctx(114.0, detection=slow)), "all have answered"
+
+
+def test_the_next_round_begins_at_its_interval_and_no_sooner() -> None:
+    view = answer(witness.begin_round(SUSPECT, "n", ("w0",), 104.0), "w0", "n")
+    assert not witness.wants_round(view, ctx(105.9))
+    assert witness.wants_round(view, ctx(106.0))
+
+
+def test_a_round_is_complete_when_all_have_answered_or_had_the_time_to() -> None:
+    view = witness.begin_round(SUSPECT, "n", ("w0", "w1"), 104.0)
+    half = answer(view, "w0", "n").round
+    both = answer(answer(view, "w0", "n"), "w1", "n").round
+    assert half is not None
+    assert both is not None
+    assert not half.complete(105.9, D)
+    assert half.complete(106.0, D), "1.5 s to try, and half a second for the answer to arrive"
+    assert both.complete(104.0, D)
+
+
+def test_who_could_not_say_is_who_denied_nothing() -> None:
+    assert witness.could_not_say(SUSPECT) == frozenset()
+    view = witness.begin_round(SUSPECT, "n", ("w0", "w1", "w2", "w3"), 104.0)
+    for name, what in (("w0", SILENT), ("w1", Answer.FAILED), ("w2", SIGNED)):
+        view = answer(view, name, "n", what)
+    assert witness.could_not_say(view) == {"w1", "w3"}
+
+
+# --- the verdict ---
+
+
+def test_only_a_suspect_is_judged() -> None:
+    assert judged(suspect(SILENT), 112.0) is Verdict.DOWN
+    assert judged(msgspec.structs.replace(suspect(SILENT), suspect_at=None), 112.0) is None
+
+
+def test_the_full_suspicion_time_is_enough() -> None:
+    assert judged(suspect(SILENT, silence=10.0), 109.9) is None
+    assert judged(suspect(SILENT, silence=10.0), 110.0) is Verdict.DOWN
+
+
+def test_while_a_round_runs_the_last_complete_one_counts() -> None:
+    view = witness.begin_round(suspect(SIGNED), "n2", ("w0",), 112.0)
+    assert judged(view, 112.5) is Verdict.PARTITIONED
+    assert judged(answer(view, "w0", "n2"), 112.5) is Verdict.DOWN
+
+
+def test_a_round_that_was_cut_short_counts_for_nothing() -> None:
+    view = witness.begin_round(SUSPECT, "n1", ("w0",), 110.0)
+    view = witness.begin_round(view, "n2", ("w0",), 110.5)
+    assert judged(view, 111.0) is None
+
+
+def test_without_a_round_there_is_no_verdict() -> None:
+    assert judged(SUSPECT, 112.0) is None
+
+
+def test_a_host_never_heard_is_no_suspect_but_stays_never_seen() -> None:
+    assert witness.silent(witness.fresh("c1", 100.0), ctx(104.0)).verdict is Verdict.NEVER_SEEN
+
+
+def test_our_own_refused_connection_ages() -> None:
+    refused = witness.disconnected(suspect(SILENT), Disconnected(host="c1", at=105.0, answered=True))
+    assert judged(refused, 112.0) is Verdict.UNKNOWN, "five seconds and one interval of the probes"
+    assert judged(refused, 112.1) is Verdict.DOWN
+
+
+def test_a_sign_of_life_in_nova_ages_after_two_reports_and_some_slack() -> None:
+    view = nova(nova(suspect(SILENT, silence=40.0), 105.0, "t1"), 109.0, "t2")
+    assert judged(view, 134.0) is Verdict.PARTITIONED
+    assert judged(view, 134.1) is Verdict.DOWN
+
+
+def test_while_the_kernel_answers_a_look_at_nova_must_be_young() -> None:
+    view = nova(nova(suspect(TCP, silence=80.0), 105.0, "t1"), 170.0, "t1")
+    assert judged(view, 180.0) is Verdict.HUNG
+    assert judged(view, 180.1) is Verdict.UNKNOWN
+
+
+def test_while_the_kernel_answers_nova_must_have_been_read() -> None:
+    view = nova(suspect(TCP), 105.0, "t1")
+    assert judged(msgspec.structs.replace(view, nova_at=None), 112.0) is Verdict.UNKNOWN
+    assert judged(msgspec.structs.replace(view, nova_base_at=None), 112.0) is Verdict.UNKNOWN
+
+
+def test_a_rare_probe_makes_an_old_look_at_nova_good_enough() -> None:
+    rare = msgspec.structs.replace(D, probe_interval_s=6.0)
+    view = nova(nova(suspect(TCP, silence=80.0), 105.0, "t1"), 170.0, "t1")
+    for now_s, verdict in ((182.0, Verdict.HUNG), (182.1, Verdict.UNKNOWN)):
+        result = witness.judge(view, ctx(now_s, detection=rare))
+        assert result is not None
+        assert result[0] is verdict
+
+
+def test_a_few_witnesses_are_named_and_of_many_the_number() -> None:
+    three = witness.judge(suspect(*[SIGNED] * 3), ctx(112.0))
+    four = witness.judge(suspect(*[SIGNED] * 4), ctx(112.0))
+    assert three is not None
+    assert "but w0, w1, w2 got" in three[1]
+    assert four is not None
+    assert "but w0, w1, w2 and 1 more got" in four[1]
+
+
+def test_our_network_is_doubted_from_the_least_number_on() -> None:
+    for silent, doubts in ((2, False), (3, True)):
+        assert bool(witness.doubt(silent, 4, D)) is doubts
+
+
+# --- who may speak ---
+
+
+def eligible(now_s: float = 110.0, at: float = 109.0, **changes: object) -> tuple[str, ...]:
+    target = SUSPECT
+    view = msgspec.structs.replace(alive(109.0), host="w1", **changes)
+    return witness.eligible(target, {"w1": view, "c1": alive(109.0)}, {"w1": at, "c1": 109.0}, {}, D, now_s)
+
+
+def test_a_host_does_not_speak_of_itself() -> None:
+    assert eligible() == ("w1",)
+
+
+def test_a_witness_must_be_fresh_itself() -> None:
+    assert eligible(112.9) == ("w1",)
+    assert eligible(113.0) == ()
+    assert eligible(suspect_at=109.5) == ()
+    assert eligible(heard_at=None) == ()
+    assert eligible(3.0, heard_at=None) == (), "in the first seconds of our own machine, too"
+
+
+def test_a_witness_must_have_reached_the_target_before_it_fell_silent() -> None:
+    """Recently, as seen from when its silence began at 104."""
+    assert eligible(at=104.0 - 300.0) == ("w1",)
+    assert eligible(at=104.0 - 300.1) == ()

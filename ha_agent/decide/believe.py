@@ -59,8 +59,8 @@ def on_verdict(turn: Turn, event: VerdictGiven) -> None:
     # safety: only a verdict that calls for a fence confirms one (S5)
     confirmed_at = turn.now.at if verdict in FENCING_VERDICTS else incident.verdict_at
     incident = turn.put(incident, verdict_at=confirmed_at, silent=event.silent, silent_domain=event.silent_domain)
-    if incident.settled or incident.kind is not Kind.HOST:
-        if verdict in FENCING_VERDICTS and incident.beat_at is not None:
+    if incident.settled:
+        if verdict in FENCING_VERDICTS:
             turn.put(incident, beat_at=None, new_boot_id="", nova_compute=Health.UNKNOWN, gate_ok=False, clean=False)
         return
     if incident.committed_at is not None:
@@ -101,7 +101,7 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
             fence.cancel(turn, incident)
         return
     incident = fence.cancel(turn, turn.put(incident, verdict=verdict, reason=event.reason))
-    if incident.pending and any(c.step is Step.FENCE for c in incident.pending):
+    if any(c.step is Step.FENCE for c in incident.pending):
         return  # replanned when the attempt is dead and the verdict is given again
     plan = (Step.UNFENCE, *TELL) if incident.forced else TELL
     turn.replan(incident, plan, verdict, event.reason, same_life=True)
@@ -198,7 +198,7 @@ def on_beat(turn: Turn, event: Beat) -> None:
 def on_power(turn: Turn, event: PowerRead) -> None:
     """S2: any reading "on" that is younger than the evidence revokes it, whoever took it."""
     incident = turn.open_for(event.host)
-    if incident is None or incident.evidence is None or incident.settled or Step.FENCE not in incident.plan:
+    if incident is None or incident.evidence is None or incident.settled:
         return
     since = max((r.at for r in incident.evidence.readings), default=incident.evidence.at)
     on = [r.device for r in event.readings if r.power is Power.ON and r.at > since]
@@ -210,26 +210,8 @@ def heard(turn: Turn, incident: Incident, boot_id: str, *, rebooted: bool = Fals
     """S2b: what a heartbeat means depends on how far the incident is. `rebooted`: the journal knew another boot, even if the incident was
     opened in this one already (a reboot while nobody led)."""
     new = bool(boot_id) and boot_id != incident.boot_id
-    if Step.FENCE in incident.plan and incident.committed_at is not None and not incident.settled:
-        if not new:
-            incident = fence.contradicted(turn, incident, at_once=False)
-        fence.revoke(turn, incident, "it sends heartbeats" + (" after a new boot" if new else ""))
-        return
-    if Step.FENCE in incident.plan and incident.settled:
-        if new:
-            _returning(turn, incident, boot_id)
-        elif incident.evidence is not None or incident.step is not Step.FENCE:
-            incident = fence.contradicted(turn, incident, at_once=True)
-            fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
-        return
     if Step.FENCE in incident.plan:
-        if incident.ordered_by and not new:
-            if incident.evidence is not None:
-                incident = fence.contradicted(turn, incident, at_once=True)
-                fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
-            turn.put(incident, beat_at=turn.now.at)
-            return  # a person ordered the fence of a living host
-        _cancelled_by_heartbeat(turn, incident, boot_id, new=new or rebooted)
+        _heard_of_the_dead(turn, incident, boot_id, new=new, rebooted=rebooted)
         return
     if incident.mode is Mode.AUTO and incident.plan in (TELL, (Step.UNFENCE, *TELL)):
         # it was only alarmed about: its guests died with its last boot, or were being started when it fell silent
@@ -244,6 +226,33 @@ def heard(turn: Turn, incident: Incident, boot_id: str, *, rebooted: bool = Fals
         _returning(turn, incident, boot_id)
     elif incident.beat_at is None or incident.verdict is not Verdict.ALIVE:
         turn.put(incident, beat_at=turn.now.at)
+
+
+def _heard_of_the_dead(turn: Turn, incident: Incident, boot_id: str, *, new: bool, rebooted: bool) -> None:
+    """A heartbeat of a host that is to be fenced, or was."""
+    if incident.settled:
+        if new:
+            _returning(turn, incident, boot_id)
+        else:
+            _lied(turn, incident)
+        return
+    if incident.committed_at is not None:
+        if not new:
+            incident = fence.contradicted(turn, incident, at_once=False)
+        fence.revoke(turn, incident, "it sends heartbeats" + (" after a new boot" if new else ""))
+        return
+    if incident.ordered_by and not new:
+        if incident.evidence is not None:
+            incident = _lied(turn, incident)
+        turn.put(incident, beat_at=turn.now.at)
+        return  # a person ordered the fence of a living host
+    _cancelled_by_heartbeat(turn, incident, boot_id, new=new or rebooted)
+
+
+def _lied(turn: Turn, incident: Incident) -> Incident:
+    """Evidence and heartbeats of the same boot."""
+    incident = fence.contradicted(turn, incident, at_once=True)
+    return fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
 
 
 def _unfinished(incident: Incident) -> bool:

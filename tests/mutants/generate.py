@@ -23,6 +23,7 @@ COMPARISONS: dict[type[ast.cmpop], tuple[str, tuple[str, ...]]] = {
     ast.In: ("in", ("not in",)),
     ast.NotIn: ("not in", ("in",)),
 }
+STRIDE = 4  # to another member of an enum: the next one is often much alike
 LEAVES = (ast.Return, ast.Continue, ast.Break, ast.Raise)
 
 
@@ -186,5 +187,5 @@ def _member(text: Text, node: ast.Attribute, name: str, member: str) -> Iterator
     kind = getattr(model, name, None)
     if isinstance(kind, enum.EnumMeta) and member in kind.__members__:
         names = list(kind.__members__)
-        other = names[(names.index(member) + 1) % len(names)]
+        other = names[(names.index(member) + (STRIDE % len(names) or 1)) % len(names)]
         yield _replace(text, node, "member", f"{name}.{member} to {name}.{other}", f"{name}.{other}")

@@ -34,7 +34,7 @@ def test_each_kind_of_mistake_is_made() -> None:
         "and to or",
         "without a >= 3",
         "without command.kind is CommandKind.FENCE",
-        "CommandKind.FENCE to CommandKind.READ_POWER",
+        "CommandKind.FENCE to CommandKind.FORCE_DOWN",
     }
 
 

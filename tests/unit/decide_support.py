@@ -137,3 +137,33 @@ def sent(decision: Decision) -> list[CommandKind]:
 
 def evacuation(status: str, number: int = 7, dest: str = "h2") -> Migration:
     return Migration(id=number, server="s1", kind="evacuation", status=status, source="h1", dest=dest)
+
+
+def on(event: AnyEvent, *incidents: Incident, at: float = NOW, rules: Policy = POLICY, **record: object) -> Decision:
+    """What an event does where these incidents exist, or none. `record`: what is kept of h1, beside its being seen with boot `old`."""
+    h1 = msgspec.structs.replace(HostRecord(host="h1", first_seen_wall=1.0, boot_id="old"), **record)
+    others = {h: HostRecord(host=h, first_seen_wall=1.0, boot_id="old") for h in POLICY.hosts}
+    state = State(
+        fleet=Fleet(armed=True, epoch=1),
+        hosts={**others, "h1": h1},
+        incidents={i.id: i for i in incidents},
+    )
+    return decide(state, event, rules, Now(at=at, wall=at))
+
+
+def with_recovery(**changes: object) -> Policy:
+    """The policy with another recovery of every host."""
+    hosts = {
+        name: msgspec.structs.replace(h, recovery=msgspec.structs.replace(h.recovery, **changes))
+        for name, h in POLICY.hosts.items()
+    }
+    return msgspec.structs.replace(POLICY, hosts=hosts)
+
+
+def told(decision: Decision, event_type: str) -> list[dict[str, object]]:
+    """The notifications of a type."""
+    return [t.data for t in decision.told if t.event_type == event_type]
+
+
+def lines(decision: Decision) -> str:
+    return "\n".join(decision.lines)

@@ -211,9 +211,7 @@ def may_send(state: State, command: Command, policy: Policy, now_s: float) -> st
         if refusal is not None:
             return refusal.reason
     needs_evidence = {CommandKind.EVACUATE, CommandKind.FORCE_DOWN}
-    if command.kind in needs_evidence and (
-        incident.evidence is None or not evidence_holds(incident, policy.hosts[command.host], now_s)
-    ):
+    if command.kind in needs_evidence and not evidence_holds(incident, policy.hosts[command.host], now_s):
         return "there is no evidence any more"
     if command.kind is CommandKind.EVACUATE and incident.settled:
         return "the incident is settled"

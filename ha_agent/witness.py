@@ -42,11 +42,11 @@ class View(Value, frozen=True, kw_only=True):
     `nova_moved_at`: when it was seen to differ from the base."""
 
     host: str
-    verdict: Verdict = Verdict.NEVER_SEEN
+    verdict: Verdict
     reason: str = ""
     window_at: float
     heard_at: float | None = None
-    seen: bool = False
+    seen: bool
     boot_id: str = ""
     nova_compute: Health = Health.UNKNOWN
     libvirt: Health = Health.UNKNOWN
@@ -189,10 +189,7 @@ def could_not_say(view: View) -> frozenset[str]:
 
 def begin_round(view: View, nonce: str, asked: Sequence[str], now_s: float) -> View:
     """Ask again."""
-    current = view.round
-    return msgspec.structs.replace(
-        view, judged=current or view.judged, round=Round(nonce=nonce, at=now_s, asked=tuple(asked))
-    )
+    return msgspec.structs.replace(view, judged=view.round, round=Round(nonce=nonce, at=now_s, asked=tuple(asked)))
 
 
 def silent(view: View, ctx: Context) -> View:
@@ -288,10 +285,7 @@ def eligible(
     candidates = [
         w
         for w, at in reached.items()
-        if w != target.host
-        and at >= since
-        and w in views
-        and _heard_lately(views[w], detection, now_s)
+        if w != target.host and at >= since and w in views and _heard_lately(views[w], detection, now_s)
     ]
     home = domains.get(target.host, "")
     by_domain: dict[str, list[str]] = {}

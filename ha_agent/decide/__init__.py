@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ha_agent.decide import believe, comeback, evacuate, fence, guests, orders, verify
-from ha_agent.decide.turn import Decision, Told, Turn
+from ha_agent.decide.turn import FAR, Decision, Told, Turn
 from ha_agent.model import (
     STAGES_IN_FLIGHT,
     AnyEvent,
@@ -113,7 +113,7 @@ def _due(incident: Incident, now: Now) -> bool:
 def advance(turn: Turn, incident: Incident) -> None:
     """Walk as far as it goes now."""
     incident = turn.incidents[incident.id]
-    turn.wakes[incident.id] = min(turn.wakes.get(incident.id, 1e18), 1e18)
+    turn.wakes.setdefault(incident.id, FAR)
     for _ in range(4 * len(Step)):
         if incident.phase is Phase.CLOSED:
             return

@@ -298,7 +298,7 @@ def _cancelled_by_heartbeat(turn: Turn, incident: Incident, boot_id: str, *, new
         if auto
         else ((Step.UNFENCE, *TELL) if incident.forced else TELL)
     )
-    incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at, surveyed=False)
+    incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at)
     turn.replan(incident, plan, verdict, "it rebooted by itself before anything was moved")
 
 

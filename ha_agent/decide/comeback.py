@@ -6,6 +6,7 @@ from typing import Any
 
 from ha_agent import guards
 from ha_agent.decide.evacuate import LOOK_AGAIN_S, free_held, name_left, retry_pause
+from ha_agent.decide.evacuate import look as survey
 from ha_agent.decide.turn import Turn
 from ha_agent.decide.verify import MEND_PAUSE_S, MISSING_LOOKS
 from ha_agent.model import (
@@ -113,14 +114,7 @@ def powered_on(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
 
 def look(turn: Turn, incident: Incident) -> Incident:
     """The host's migration records, until they allow the gate, and then the clearing of the flag."""
-    incident = ask_absent(turn, incident)
-    if turn.pending(incident, CommandKind.SURVEY):
-        return incident
-    if turn.now.at < incident.poll_at:
-        turn.wake(incident, incident.poll_at)
-        return incident
-    incident, _ = turn.send(incident, CommandKind.SURVEY)
-    return incident
+    return survey(turn, ask_absent(turn, incident))
 
 
 def ask_absent(turn: Turn, incident: Incident) -> Incident:
@@ -153,13 +147,13 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     for m in newest:
         if m.status in MIGRATION_ENDED or m.server not in listed:
             continue
-        if m.dest and guards.proven_off(turn.state, m.dest, turn.policy, turn.now.at):
+        if guards.proven_off(turn.state, m.dest, turn.policy, turn.now.at):
             continue
         server = next((s for s in incident.servers if s.id == m.server), None)
         if server is None:
             server = _somebody_elses(listed[m.server])
             incident = turn.put(incident, servers=(*incident.servers, server))
-        if m.dest and server.baseline == m.id and not server.wait_for and m.dest in server.absent_at:
+        if server.baseline == m.id and not server.wait_for and m.dest in server.absent_at:
             continue  # its destination reported the domain absent, twice
         held.append(f"{m.server} to {m.dest or select.NOBODY_KNOWS}")
         queued = queued or not m.dest
@@ -286,14 +280,15 @@ def restart(turn: Turn, incident: Incident) -> Incident:
     if incident.settle_by is None:
         incident = turn.put(incident, settle_by=turn.now.at + recovery.settle_after_s)
     if not incident.surveyed:
-        return _survey(turn, incident)
+        return survey(turn, incident)
     incident = open_gate(turn, incident)
     if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:
         return incident
     todo = [s for s in incident.servers if s.stage not in STAGES_DONE]
     if not todo:
         return turn.next_step(incident, "what ran before runs again")
-    if incident.settle_by is not None and (turn.now.at >= incident.settle_by or incident.released):
+    assert incident.settle_by is not None
+    if turn.now.at >= incident.settle_by or incident.released:
         for server in todo:
             why = server.reason or "it did not start in time"
             incident = turn.put_server(
@@ -309,17 +304,7 @@ def restart(turn: Turn, incident: Incident) -> Incident:
     held = [s for s in incident.servers if s.stage is ServerStage.HELD]
     what = ", ".join(f"{s.name or s.id} ({s.reason})" for s in held[:3]) + (" …" if len(held) > 3 else "")
     incident = turn.wait(incident, f"proof that these do not run elsewhere: {what}" if held else "")
-    return _survey(turn, free_held(turn, incident))
-
-
-def _survey(turn: Turn, incident: Incident) -> Incident:
-    if turn.pending(incident, CommandKind.SURVEY):
-        return incident
-    if turn.now.at < incident.poll_at:
-        turn.wake(incident, incident.poll_at)
-        return incident
-    incident, _ = turn.send(incident, CommandKind.SURVEY)
-    return incident
+    return survey(turn, free_held(turn, incident))
 
 
 def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import msgspec
@@ -31,7 +32,7 @@ from ha_agent.model import (
 from ha_agent.plans import GATE
 from ha_agent.policy import HostPolicy, Policy
 
-FAR = 1e18  # "never", as a time
+FAR = math.inf  # "never", as a time
 
 
 class Told(Value, frozen=True, kw_only=True):

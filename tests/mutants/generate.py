@@ -180,7 +180,8 @@ def _boolean(text: Text, node: ast.BoolOp) -> Iterator[Edit]:
 
 def _number(text: Text, node: ast.expr) -> Iterator[Edit]:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        yield _replace(text, node, "constant", f"{node.value} to {node.value + 1}", str(node.value + 1))
+        other = node.value + 1 if node.value + 1 != node.value else node.value / 2
+        yield _replace(text, node, "constant", f"{node.value} to {other}", str(other))
 
 
 def _member(text: Text, node: ast.Attribute, name: str, member: str) -> Iterator[Edit]:

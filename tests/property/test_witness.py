@@ -42,6 +42,7 @@ def rounds(draw: st.DrawFn) -> witness.Round:
 def suspects(draw: st.DrawFn, *, seen: bool = True) -> witness.View:
     return witness.View(
         host="c1",
+        verdict=Verdict.SUSPECT,
         window_at=LAST_HEARD,
         suspect_at=LAST_HEARD + 4,
         seen=seen,
@@ -132,7 +133,7 @@ def test_who_may_speak(up: set[str], suspect: set[str], ctx: witness.Context, da
     views |= {n: msgspec.structs.replace(views[n], suspect_at=now) for n in up & suspect}
     reached = {n: now - data.draw(seconds) * 3 for n in (*NAMES, "c1")}
     domains = {n: data.draw(st.sampled_from(["", "r1", "r2"])) for n in (*NAMES, "c1")}
-    target = witness.View(host="c1", window_at=now - 4, suspect_at=now, seen=True)
+    target = witness.View(host="c1", verdict=Verdict.SUSPECT, window_at=now - 4, suspect_at=now, seen=True)
     chosen = witness.eligible(target, views, reached, domains, ctx.detection, now)
     may = {n for n in up - suspect if now - reached[n] <= ctx.detection.witness_fresh_s}
     assert set(chosen) <= may

@@ -134,8 +134,17 @@ def test_an_alarm_becomes_a_fence_when_the_host_is_believed_dead(said: str, ends
 
 def test_where_policy_fences_nothing_a_death_is_only_said() -> None:
     alarmed = incident(Step.AWAIT_RETURN, TELL, verdict=Verdict.PARTITIONED, beat_at=NOW - 9, mode=Mode.NOTIFY)
-    now = after(on(says(Verdict.DOWN), alarmed, rules=NOTIFY))
-    assert (now.plan, now.verdict, now.beat_at) == (TELL, Verdict.DOWN, None)
+    decision = on(says(Verdict.DOWN), alarmed, rules=NOTIFY)
+    now = after(decision)
+    assert (now.plan, now.step, now.verdict, now.beat_at) == (TELL, Step.AWAIT_RETURN, Verdict.DOWN, None)
+    assert told(decision, "host.down") == []
+    again = on(says(Verdict.DOWN), now, rules=NOTIFY)
+    assert again.lines == ()
+
+
+def test_in_notify_mode_an_alarm_may_become_a_fence_too() -> None:
+    alarmed = incident(Step.AWAIT_RETURN, TELL, verdict=Verdict.PARTITIONED, mode=Mode.NOTIFY)
+    assert after(on(says(Verdict.DOWN), alarmed, rules=with_recovery(mode=Mode.NOTIFY))).plan == FENCE_AND_TELL
 
 
 @pytest.mark.parametrize("plan", [RECOVER, FENCE_AND_TELL])
@@ -398,6 +407,7 @@ def test_a_dead_host_that_is_heard_again_in_the_same_life(
     now = after(decision)
     assert now.plan == plan
     ended = plan == RECOVER
+    assert CommandKind.FENCE not in sent(decision)
     assert bool(told(decision, "incident.closed")) is ended
     assert [d["verdict"] for d in told(decision, "host.cleared")] == (["alive"] if ended else [])
     if Step.RESTART in plan:
@@ -451,6 +461,19 @@ def test_an_alarm_ends_in_a_restart_where_there_is_something_to_start(
         stages = [s.stage for s in now.servers]
         assert stages == ([ServerStage.VERIFIED, ServerStage.WAITING] if left else [])
         assert ("with a new boot" in now.reason) is (boot == "new")
+
+
+def test_an_alarm_ends_in_a_restart_after_a_reboot_that_only_the_journal_shows() -> None:
+    alarmed = incident(Step.AWAIT_RETURN, TELL, verdict=Verdict.PARTITIONED, boot_id="new")
+    assert after(on(says(Verdict.REBOOTED, boot_id="new"), alarmed)).plan == RESTART
+
+
+@pytest.mark.parametrize(("seen_at", "since_s"), [(NOW - 4.0, 4.0), (None, None)])
+def test_a_suspicion_says_since_when(seen_at: float | None, since_s: float | None) -> None:
+    decision = on(says(Verdict.SUSPECT, last_seen_at=seen_at))
+    assert [d["last_seen_s"] for d in told(decision, "host.suspected")] == [since_s]
+    assert decision.state.hosts["h1"].suspect_since == NOW
+    assert on(says(Verdict.SUSPECT), suspect_since=NOW - 1).told == ()
 
 
 def test_in_notify_mode_an_alarm_starts_nothing() -> None:

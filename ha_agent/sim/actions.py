@@ -48,7 +48,7 @@ def _action(name: str, usage: str, do: Act, undo: Act | None = None) -> None:
 # --- hosts ---
 
 _action("kill", "HOST", lambda s, a: s.world.power_off(a[0]), lambda s, a: s.world.power_on(a[0], "its power is back"))
-_action("power_on", "HOST", lambda s, a: s.world.power_on(a[0], "somebody switches it on"))
+_action("power_on", "HOST [BOOT_S]", lambda s, a: s.world.power_on(a[0], "somebody switches it on", *map(float, a[1:])))
 _action("reboot", "HOST [BOOT_S]", lambda s, a: s.world.reboot(a[0], *map(float, a[1:])))
 _action("dark_boot", "HOST", lambda s, a: _dark_boot(s, a[0]), lambda s, a: s.world.join(a[0]))
 _action("freeze", "HOST", lambda s, a: s.world.freeze(a[0]), lambda s, a: s.world.thaw(a[0]))

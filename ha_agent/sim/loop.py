@@ -160,8 +160,9 @@ class Process:
             if len(self._inbox) < INBOX_MAX:
                 self._inbox.append(action)
             return
-        if self._writing:
-            raise AssertionError("something reaches a process while it is inside something else")
+        if self._writing:  # it is inside something else: this comes next
+            self.world.timeline.after(0.0, lambda: self.call(action))
+            return
         self._writing, died = True, False
         try:
             action()
@@ -175,7 +176,10 @@ class Process:
             self._pump()
 
     def order(self, order: Operator) -> str:
-        """An operator's order; empty, or why it was refused."""
+        """An operator's order; empty, or why it was refused. In the middle of something else it comes next."""
+        if self._writing:
+            self.world.timeline.after(0.0, lambda: (self.order(order), None)[1])
+            return ""
         if self.engine is None or self.paused:
             return f"{self.name} does not answer"
         try:

@@ -31,10 +31,14 @@ class Network:
 
     def reach(self, a: str, b: str) -> bool:
         """Whether a question and its answer pass."""
+        if not self.cuts and not self.one_way:
+            return True
         return self.passes(a, b) and self.passes(b, a)
 
     def extra_s(self, a: str, b: str, round_trips: int = 1, *, connect: bool = False) -> float:
         """Seconds that loss and delay add to so many round trips, the first of which may be the making of a connection."""
+        if not self.loss and not self.delay:
+            return 0.0
         delay_s = max((self.delay.get(n, 0.0) for n in (a, b, EVERYWHERE)), default=0.0)
         loss = max((self.loss.get(n, 0.0) for n in (a, b, EVERYWHERE)), default=0.0)
         total = 2 * delay_s * round_trips

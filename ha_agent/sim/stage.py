@@ -1,0 +1,184 @@
+"""A small cloud in which one story is told: a host fails in one way or another, and is recovered. The matrix strikes into it.
+
+A stage is made from its seed alone; played twice it gives the same bytes, so what differs once a fault has struck is due to the fault.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ha_agent.controller.engine import Engine
+from ha_agent.model import Mode
+from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Recovery, Storm
+from ha_agent.sim import faults
+from ha_agent.sim.actions import perform
+from ha_agent.sim.loop import MakeEngine
+from ha_agent.sim.person import Person
+from ha_agent.sim.simulation import PROTECTED, Simulation
+from ha_agent.sim.timeline import stream
+
+SUBJECT = "h2"
+BEGINS_S = 22.0  # every host is known and was reached by then
+QUIET_S = 2.0  # after the last thing is over
+LEAST_S = 14.0  # after a fault: a silence that it left behind would have become an incident
+MENDED_S = 100.0  # after a fault: what it left behind is mended, as an operator would
+LIMIT_S = 1500.0
+STEP_OF = re.compile(rf": (?:{SUBJECT}|[0-9a-f-]{{36}}) (?:\[(\w+)\]|is (suspect))")  # a guest goes by its id
+
+
+PLAIN = Recovery(settle_after_s=300.0, api_max_s=10.0)
+
+
+@dataclass(frozen=True)
+class Story:
+    """`begin`: lines of a script at its beginning. `then`: lines when a step begins. `recovery`, `levels`: its policy."""
+
+    name: str
+    begin: tuple[str, ...]
+    then: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recovery: Recovery = PLAIN
+    levels: tuple[tuple[str, ...], ...] = (("bmc",),)
+    guest_mode: str = "notify"
+
+
+def _recovery(**more: object) -> Recovery:
+    return Recovery(**{"settle_after_s": 300.0, "api_max_s": 10.0, **more})  # type: ignore[arg-type]
+
+
+STORIES: tuple[Story, ...] = (
+    Story("dies", (f"kill {SUBJECT}",)),
+    Story("freezes", (f"freeze {SUBJECT}",)),
+    Story(
+        "second level", (f"device {SUBJECT} ignore_off bmc for 120", f"freeze {SUBJECT}"), levels=(("bmc",), ("pdu",))
+    ),
+    Story("slow moves", ("slow_evacuations 8", f"kill {SUBJECT}"), recovery=_recovery(window_min=1, window_max=2)),
+    Story("no room", ("no_room for 70", f"kill {SUBJECT}"), recovery=_recovery(settle_after_s=40.0)),
+    Story("others move", (f"kill {SUBJECT}",), recovery=_recovery(mode=Mode.NOTIFY)),
+    Story("told only", (f"kill {SUBJECT} for 45",), recovery=_recovery(mode=Mode.NOTIFY, fence=False)),
+    Story("reboots", (f"reboot {SUBJECT} 5",)),
+    Story("back too early", (f"kill {SUBJECT}",), {"evacuate": ("nova down for 50", f"power_on {SUBJECT} 1")}),
+    Story("guest", ("guest_fault vm3 watchdog",), guest_mode="auto"),
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A step was reached. `line`: with the how-manieth line of the log; `ends`: when it was left."""
+
+    step: str
+    at: float
+    line: int
+    ends: float
+
+
+class Stage:
+    """See the module. `log` takes all lines."""
+
+    def __init__(self, seed: int, make: MakeEngine = Engine, log: Callable[[str], None] = lambda line: None) -> None:
+        self.seed = seed
+        self.chance = stream(seed, "stage")
+        self.story = STORIES[seed % len(STORIES)]
+        self.sim = Simulation(
+            seed, self._policy(), controllers=self.chance.choice((1, 1, 2)), make=make, log=self._line
+        )
+        self.sim.world.microversion = self.chance.choice(((2, 94), (2, 95)))
+        self._populate()
+        self.person = Person(self.sim, stream(seed, "person"))
+        self.marks: list[Mark] = []
+        self.lines = 0
+        self.on_line: Callable[[int], None] = lambda number: None
+        self.struck_at: float | None = None
+        self._log = log
+        self._then = dict(self.story.then)
+        self._begun = False
+        self._mended = False
+
+    def _policy(self) -> Policy:
+        story, chance = self.story, self.chance
+        detection = Detection(down_after_s=chance.choice((8.0, 10.0)), suspect_after_s=chance.choice((3.0, 4.0)))
+        fencing = Fencing(
+            levels=story.levels, attempt_s=chance.choice((8.0, 12.0)), evidence_max_age_s=chance.choice((12.0, 30.0))
+        )
+        hosts = {
+            f"h{n}": HostPolicy(
+                name=f"h{n}", domain=f"rack{n % 2}", detection=detection, fencing=fencing, recovery=story.recovery
+            )
+            for n in range(1, 5)
+        }
+        return Policy(hosts=hosts, detection=detection, storm=Storm(max_share=0.5), guest_mode=story.guest_mode)
+
+    def _populate(self) -> None:
+        number = 0
+        for host in self.sim.policy.hosts:
+            for _ in range(self.chance.randint(2, 3) if host == SUBJECT else 1):
+                number += 1
+                self.sim.world.nova.add_server(host, f"vm{number}", tags=(PROTECTED,))
+
+    # --- the log ---
+
+    def _line(self, line: str) -> None:
+        self._log(line)
+        self.lines += 1
+        found = STEP_OF.search(line)
+        if found:
+            self._step(found[1] or found[2])
+        self.on_line(self.lines)
+
+    def _step(self, step: str) -> None:
+        now = self.sim.world.now
+        last = self.marks[-1] if self.marks else None
+        if last is not None and last.step == step:
+            return
+        if last is not None:
+            self.marks[-1] = Mark(last.step, last.at, last.line, now)
+        self.marks.append(Mark(step, now, self.lines, now))
+        for line in self._then.pop(step, ()):
+            self.sim.world.timeline.after(0.0, lambda line=line: perform(self.sim, line))  # type: ignore[misc]
+
+    def tell(self, log: Callable[[str], None]) -> None:
+        """Where the lines go from now on."""
+        self._log = log
+
+    # --- playing ---
+
+    def begin(self) -> None:
+        """Everything is up and known, and the story begins."""
+        self.sim.start()
+        self.sim.run_to(BEGINS_S + self.chance.uniform(0.0, 1.0))
+        for line in self.story.begin:
+            perform(self.sim, line)
+        self._begun = True
+
+    def over(self) -> bool:
+        """Nothing is open, broken or suspected any more."""
+        sim = self.sim
+        since = sim.world.now - (BEGINS_S if self.struck_at is None else self.struck_at)
+        return since > LEAST_S and not sim.lasting and sim.calm() and self.person.all_up()
+
+    def play(self, until: float = LIMIT_S) -> None:
+        """Until it is over, or until a moment. After a fault has struck, what it left broken is mended in the end."""
+        sim = self.sim
+        quiet = 0.0
+        while sim.world.now < until and quiet < QUIET_S:
+            self.person.pass_time(min(1.0, until - sim.world.now), mended=self._mended)
+            if self.struck_at is not None and not self._mended and sim.world.now - self.struck_at > MENDED_S:
+                faults.mend(sim)
+                self._mended = True
+            if self.struck_at is None and sim.world.now > MENDED_S + BEGINS_S:
+                self._mended = True  # the story's own faults are over by then; its host waits for a person
+            quiet = quiet + 1.0 if self.over() else 0.0
+
+    def strike(self, fault: faults.Fault) -> list[str]:
+        """A fault strikes now: its lines."""
+        self.struck_at = self.sim.world.now
+        return faults.strike(fault, self.sim, stream(self.seed, f"{fault.name} at {self.lines}"), SUBJECT)
+
+    def finish(self) -> None:
+        """To the end, and what the judge and the person say of it."""
+        self.play()
+        if not self.over():
+            self.person.complain()
+        self.person.servers_run()
+        self.sim.judge.late()

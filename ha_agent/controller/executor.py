@@ -68,8 +68,7 @@ class Executor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fences: dict[str, asyncio.Task[None]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}  # by the id of the command that ends it
-        self._services: dict[str, ComputeService] | None = None
-        self._services_at = 0.0
+        self._services: tuple[float, dict[str, ComputeService]] | None = None  # when they were asked for, and by host
         self._services_lock = asyncio.Lock()
 
     def carry_out(self, effects: Sequence[AnyEffect]) -> None:
@@ -99,7 +98,7 @@ class Executor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._fencer.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)  # nothing is queued there: see _nova
         self._lookers.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -224,18 +223,20 @@ class Executor:
         """Nova's row of the host, from one listing that all suspects share."""
         async with self._services_lock:
             now = self._clock.now()
-            if self._services is None or now - self._services_at > SERVICES_FRESH_S:
-                self._services_at = now
-                try:
-                    rows = await self.look(self._cloud.services)
-                    self._services = {s.host: s for s in rows}
-                except (HaAgentError, TimeoutError):
-                    self._services = {}
-                except Exception:
-                    log.exception("a driver failed in an unexpected way; Nova counts as unreadable")
-                    self._services = {}
-            at, service = self._services_at, (self._services or {}).get(host)
-        self._observe(NovaSeen(host=host, at=at, service=service))
+            if self._services is None or now - self._services[0] > SERVICES_FRESH_S:
+                self._services = (now, await self._list_services())
+            at, services = self._services
+        self._observe(NovaSeen(host=host, at=at, service=services.get(host)))
+
+    async def _list_services(self) -> dict[str, ComputeService]:
+        """By host; empty where Nova cannot be read."""
+        try:
+            return {s.host: s for s in await self.look(self._cloud.services)}
+        except (HaAgentError, TimeoutError):
+            return {}
+        except Exception:
+            log.exception("a driver failed in an unexpected way; Nova counts as unreadable")
+            return {}
 
 
 def survey(cloud: Cloud, host: str) -> Survey:

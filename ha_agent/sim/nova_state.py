@@ -152,6 +152,7 @@ class NovaState:
         self.double_history: list[tuple[float, str, tuple[str, ...]]] = []
         self.ruined: list[str] = []  # servers that were evacuated a second time during the first
         self.evacuate_calls: list[tuple[float, str]] = []  # every accepted one
+        self.calls: list[tuple[float, str, str]] = []  # every change that was accepted: when, what, of what
         self._rng = rng
         self._evacuation_s = evacuation_s
         self._slots = slots
@@ -377,6 +378,7 @@ class NovaState:
             )
         row.forced_down = value
         row.changed_at = self._now()
+        self.calls.append((self._now(), f"forced_down={value}", row.name))
         return row
 
     # --- what a client may ask of a server --------------------------------------------------------------------------
@@ -412,6 +414,7 @@ class NovaState:
         row.task_state = REBUILDING
         record = self._record(row.id, EVACUATION, row.host, "accepted", target or "")
         self.evacuate_calls.append((self._now(), row.id))
+        self.calls.append((self._now(), "evacuate", row.id))
         crowd = sum(m.kind == EVACUATION and m.status in UNFINISHED for m in self.migrations[-500:])
         duration = self._rng.uniform(*self._evacuation_s) * (1 + crowd // self._slots)
         stopped = microversion >= FIRST_STOPPING_MICROVERSION
@@ -422,18 +425,21 @@ class NovaState:
         """POST os-start."""
         row = self._may(server_id, "start", ("stopped",))
         row.task_state = "powering-on"
+        self.calls.append((self._now(), "start", row.id))
         self._on_host(row.host, lambda: self._started(row))
 
     def stop(self, server_id: str) -> None:
         """POST os-stop."""
         row = self._may(server_id, "stop", ("active", "error"))
         row.task_state = "powering-off"
+        self.calls.append((self._now(), "stop", row.id))
         self._on_host(row.host, lambda: self._stopped(row))
 
     def reboot(self, server_id: str) -> None:
         """POST reboot, hard: the guest runs afterwards, whatever it was before."""
         row = self._may(server_id, "reboot", ("active", "stopped", "paused", "error"))
         row.task_state = "rebooting_hard"
+        self.calls.append((self._now(), "reboot", row.id))
         self._on_host(row.host, lambda: self._started(row))
 
     def pause(self, server_id: str) -> None:

@@ -74,15 +74,22 @@ class Mark:
 
 
 class Stage:
-    """See the module. `log` takes all lines."""
+    """See the module. `log` takes all lines. `story`: another one than the seed's; `controllers`: another number of them."""
 
-    def __init__(self, seed: int, make: MakeEngine = Engine, log: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        make: MakeEngine = Engine,
+        log: Callable[[str], None] = lambda line: None,
+        *,
+        story: Story | None = None,
+        controllers: int | None = None,
+    ) -> None:
         self.seed = seed
         self.chance = stream(seed, "stage")
-        self.story = STORIES[seed % len(STORIES)]
-        self.sim = Simulation(
-            seed, self._policy(), controllers=self.chance.choice((1, 1, 2)), make=make, log=self._line
-        )
+        self.story = story or STORIES[seed % len(STORIES)]
+        policy, number = self._policy(), self.chance.choice((1, 1, 2))
+        self.sim = Simulation(seed, policy, controllers=controllers or number, make=make, log=self._line)
         self.sim.world.microversion = self.chance.choice(((2, 94), (2, 95)))
         self._populate()
         self.person = Person(self.sim, stream(seed, "person"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ha_agent.errors import StoreFull, StoreLocked, UsageError
-from ha_agent.model import GuestFault, Order
+from ha_agent.model import CommandKind, GuestFault, Order
 from ha_agent.policy import Policy
 from ha_agent.ports import ForeignClaim, Reported
 from ha_agent.sim.devices import DeviceFault
@@ -223,10 +223,11 @@ _action(
     lambda s, a: _disable(s, s.world.hosts, value=True),
     lambda s, a: _disable(s, s.world.hosts, value=False),
 )
-_action("slow_evacuations", "SECONDS", lambda s, a: setattr(s.world.nova, "_evacuation_s", (float(a[0]), float(a[0]))))
+_action("slow_evacuations", "SECONDS", lambda s, a: _evacuations_take(s, float(a[0])))
 _action("migrate", "SERVER HOST SECONDS", lambda s, a: _migrate(s, a[0], a[1], float(a[2])))
-_action("reset_state", "SERVER STATE", lambda s, a: s.world.nova.reset_state(_server(s, a[0]), a[1]))
-_action("delete", "SERVER", lambda s, a: s.world.nova.delete(_server(s, a[0])))
+_action("reset_state", "SERVER STATE", lambda s, a: _reset_state(s, a[0], a[1]))
+_action("lock", "SERVER", lambda s, a: _lock(s, a[0], locked=True), lambda s, a: _lock(s, a[0], locked=False))
+_action("delete", "SERVER", lambda s, a: _delete(s, a[0]))
 _action("guest_fault", "SERVER FAULT", lambda s, a: _guest_fault(s, a[0], a[1]))
 
 
@@ -243,10 +244,33 @@ def _cell(sim: Simulation, hosts: Sequence[str], *, down: bool) -> None:
 
 
 def _spawn(sim: Simulation, host: str, error: str) -> None:
+    sim.world.log(f"{host} {'starts no guest' if error else 'starts guests again'}")
     sim.world.nova.hosts[host].spawn_fails = error
 
 
+def _evacuations_take(sim: Simulation, seconds: float) -> None:
+    sim.world.log(f"an evacuation takes {seconds:g} s")
+    sim.world.nova._evacuation_s = (seconds, seconds)
+
+
+def _reset_state(sim: Simulation, name: str, state: str) -> None:
+    sim.world.log(f"somebody sets the state of {name} to {state}")
+    sim.world.nova.reset_state(_server(sim, name), state)
+
+
+def _lock(sim: Simulation, name: str, *, locked: bool) -> None:
+    sim.world.log(f"the owner of {name} {'locks' if locked else 'unlocks'} it")
+    sim.world.nova.servers[_server(sim, name)].locked = locked
+
+
+def _delete(sim: Simulation, name: str) -> None:
+    sim.world.log(f"somebody deletes {name}")
+    sim.world.nova.delete(_server(sim, name))
+
+
 def _disable(sim: Simulation, hosts: Iterable[str], *, value: bool) -> None:
+    hosts = list(hosts)
+    sim.world.log(f"the scheduler may {'no longer' if value else 'again'} choose {', '.join(hosts)}")
     for host in hosts:
         sim.world.nova.hosts[host].disabled = value
 
@@ -286,6 +310,8 @@ _action(
     "store_locked", "WRITES", lambda s, a: s.store.fail_next(StoreLocked("another process has locked it"), int(a[0]))
 )
 _action("crash", "[AFTER_S [CONTROLLER]]", lambda s, a: _controller(s, a[1:]).crash(float(a[0]) if a else None))
+_action("stop", "[AFTER_S [CONTROLLER]]", lambda s, a: _controller(s, a[1:]).stop(float(a[0]) if a else None))
+_action("stop_before", "COMMAND SECONDS", lambda s, a: _stop_before(_controller(s, ()), CommandKind(a[0]), float(a[1])))
 _action(
     "crash_at_commit",
     "MOMENT NUMBER",
@@ -318,6 +344,10 @@ def _controller(sim: Simulation, args: Sequence[str]) -> Process:
 def _each_process(sim: Simulation, act: Callable[[Process], object]) -> None:
     for process in sim.processes:
         act(process)
+
+
+def _stop_before(process: Process, kind: CommandKind, seconds: float) -> None:
+    process.stop_before, process.stop_for_s = kind, seconds
 
 
 def _clock_step(sim: Simulation, seconds: float) -> None:

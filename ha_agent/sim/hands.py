@@ -46,6 +46,7 @@ class Owner(Protocol):
 
     def now(self) -> float: ...
     def call(self, action: Callable[[], None]) -> None: ...
+    def stops_before(self, kind: CommandKind) -> bool: ...
 
 
 class Witnessing(Protocol):
@@ -210,6 +211,13 @@ class Hands:
             if refusal:
                 self._feed(Outcome(command=command.id, status=Status.FAILED, error=f"not sent: {refusal}"), 0.001)
                 return
+            if self._owner.stops_before(command.kind):
+                self._owner.call(lambda: self._send(command))  # when it goes on, as if no time had passed
+                return
+        self._send(command)
+
+    def _send(self, command: Command) -> None:
+        if command.kind is not CommandKind.READ_POWER and command.kind is not CommandKind.CHECK_ABSENT:
             self._judge.sending(self._owner, command)
         match command.kind:
             case CommandKind.FENCE:

@@ -33,6 +33,7 @@ class Judge:
         self.world = world
         self.store = store
         self.violations: list[Violation] = []
+        self.beyond: list[Violation] = []  # rules that a documented limit broke: nothing was promised there
         self.told: list[tuple[float, Notification]] = []
         self.sent: list[tuple[float, str, Command]] = []
         self.confirmed: set[str] = set()  # silent hosts that a person confirmed while they were on: a documented limit
@@ -62,6 +63,15 @@ class Judge:
             self.violations.append(Violation(rule, self.world.now, text))
             self.world.log(f"VIOLATION {rule}: {text}")
 
+    def _broken_at(self, hosts: Sequence[str], rule: str, text: str) -> None:
+        """The same, but where a documented limit is in play at one of the hosts it is only noted as such."""
+        if not any(self.limited(h) for h in hosts):
+            self.broken(rule, text)
+        elif (rule, text) not in self._seen:
+            self._seen.add((rule, text))
+            self.beyond.append(Violation(rule, self.world.now, text))
+            self.world.log(f"a documented limit, {rule}: {text}")
+
     def limited(self, host: str) -> bool:
         """Whether a documented limit is in play: nothing proves anything about this host."""
         return host in self.world.lied or host in self.confirmed
@@ -74,8 +84,8 @@ class Judge:
         while self._doubles < len(nova.double_history):
             _, server, hosts = nova.double_history[self._doubles]
             self._doubles += 1
-            if not any(self.limited(h) for h in hosts):
-                self.broken("S1", f"{nova.servers[server].name} runs on {' and '.join(hosts)}")
+            name = nova.servers[server].name if server in nova.servers else server
+            self._broken_at(hosts, "S1", f"{name} runs on {' and '.join(hosts)}")
         while self._ruined < len(nova.ruined):
             server = nova.ruined[self._ruined]
             self._ruined += 1
@@ -176,8 +186,8 @@ class Judge:
         row = nova.servers.get(server)
         where = sorted(nova.runs.get(server, ()))
         name = row.name if row else server
-        if where and not any(self.limited(h) for h in where):
-            self.broken("S2", f"{name} is evacuated off {source} while it runs on {', '.join(where)}")
+        if where:
+            self._broken_at(where, "S2", f"{name} is evacuated off {source} while it runs on {', '.join(where)}")
         if self._long_on(source):
             self.broken("S2", f"{name} is evacuated off {source}, which has been on for long")
         if not nova.hosts[source].forced_down:

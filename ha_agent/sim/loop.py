@@ -11,7 +11,7 @@ import msgspec
 
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import HaAgentError, StoreError
-from ha_agent.model import Health, Notification, Operator
+from ha_agent.model import CommandKind, Health, Notification, Operator
 from ha_agent.notify.outbox import KIND as OUTBOX
 from ha_agent.policy import Policy
 from ha_agent.ports import (
@@ -65,6 +65,8 @@ class Process:
         self.lives = 0
         self.crash_at: set[tuple[Moment, int]] = set()
         self.restart_after_s = 3.0
+        self.stop_before: CommandKind | None = None  # stands still for `stop_for_s` when it is about to send the next one
+        self.stop_for_s = 0.0
         self.machines = 1
         self.clock = VirtualClock(world.timeline, "controller-machine")
         self.saw = saw
@@ -125,6 +127,17 @@ class Process:
         if self._writing:
             raise Crash  # in the middle of what it does: `call` ends it
         self.world.log(f"{self.name} crashes")
+        self._ends(restart_after_s)
+
+    def stop(self, restart_after_s: float | None = None) -> None:
+        """Ended by its service manager (SIGTERM): it hands the lease over, then it ends like a killed one."""
+        if self.engine is None or self.paused:
+            return
+        self.world.log(f"{self.name} is stopped")
+        self.engine.release()
+        self._ends(restart_after_s)
+
+    def _ends(self, restart_after_s: float | None) -> None:
         self.engine = None
         self._inbox.clear()
         self.paused = False
@@ -151,6 +164,15 @@ class Process:
         for action in inbox:
             self.call(action)
         self._tick()
+
+    def stops_before(self, kind: CommandKind) -> bool:
+        """Whether its whole machine stops here, between the last look and the sending (a documented limit; see `stop_before`)."""
+        if kind is not self.stop_before:
+            return False
+        self.stop_before = None
+        self.pause()
+        self.world.timeline.after(self.stop_for_s, self.resume)
+        return True
 
     def call(self, action: Callable[[], None]) -> None:
         """Something happens inside the process."""

@@ -4,8 +4,9 @@ hosts: 4                       # h1 … h4; or a list of names
 domains: 2                     # racks, dealt out in turn
 servers:                       # per host; without it two protected ones each
   - {host: h1, name: web1}     # also: tags, volume, stopped
-policy: {storm: {max_share: 0.5}, recovery: {mode: notify}, fencing: {}, detection: {}}
+policy: {storm: {max_share: 0.5}, recovery: {mode: notify}, fencing: {}, detection: {}, guest_mode: auto}
 armed: true
+breaks: [S1]                   # of a documented limit: exactly the rules that it breaks
 at:                            # seconds -> one action, or a list of them
   30: kill h2
   95.5: [order arm, heal h1 h3]
@@ -26,7 +27,7 @@ from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Recovery, St
 from ha_agent.sim.actions import parsed, perform
 from ha_agent.sim.simulation import PROTECTED, Simulation
 
-KEYS = frozenset({"hosts", "domains", "servers", "policy", "armed", "controllers", "at", "until"})
+KEYS = frozenset({"hosts", "domains", "servers", "policy", "armed", "controllers", "breaks", "at", "until"})
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -74,8 +75,14 @@ def replay(script: Mapping[str, Any]) -> tuple[list[str], Simulation]:
     nova = sim.world.nova
     for row in nova.servers.values():
         runs = ", ".join(sorted(nova.runs.get(row.id, ()))) or "nowhere"
-        lines.append(f"end: {row.name} is {row.status}, Nova says on {row.host}, runs on {runs}")
+        locked = ", locked" if row.locked else ""
+        lines.append(f"end: {row.name} is {row.status}, Nova says on {row.host}, runs on {runs}{locked}")
     return lines, sim
+
+
+def broken(sim: Simulation) -> list[str]:
+    """The rules that were broken, promised there or not."""
+    return sorted({v.rule for v in (*sim.violations, *sim.judge.beyond)})
 
 
 def policy_of(script: Mapping[str, Any]) -> Policy:
@@ -97,7 +104,8 @@ def policy_of(script: Mapping[str, Any]) -> Policy:
         )
         for i, name in enumerate(names)
     }
-    return Policy(hosts=hosts, detection=detection, storm=msgspec.convert(given.get("storm", {}), Storm))
+    storm, guests = msgspec.convert(given.get("storm", {}), Storm), given.get("guest_mode", "notify")
+    return Policy(hosts=hosts, detection=detection, storm=storm, guest_mode=guests)
 
 
 def _act(sim: Simulation, actions: object) -> None:

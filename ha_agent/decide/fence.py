@@ -17,6 +17,7 @@ from ha_agent.model import (
     Status,
     Step,
 )
+from ha_agent.policy import Fencing
 
 LOOK_AGAIN_S = 1.0
 FAILED = "fencing failed"
@@ -28,7 +29,8 @@ def run(turn: Turn, incident: Incident) -> Incident:
     policy = turn.host_policy(incident.host)
     if guards.evidence_holds(incident, policy, turn.now.at):
         assert incident.evidence is not None
-        others = _not_crosschecked(incident)
+        # S2: the devices of the levels before the one that gave the evidence must not say the opposite
+        others = [level for level in range(incident.evidence.level) if level not in incident.crosschecked]
         if others:
             return _crosscheck(turn, incident, others)
         return turn.next_step(incident, f"off is proven: {describe(incident.evidence)}")
@@ -45,7 +47,7 @@ def run(turn: Turn, incident: Incident) -> Incident:
         return turn.block(
             incident, guards.Refusal(reason=contradiction, release=f"ha-agent confirm-fenced {incident.host}")
         )
-    if incident.blocked and not incident.blocked.startswith(FAILED):
+    if not incident.blocked.startswith(FAILED):
         incident = turn.unblock(incident)
     incident = turn.wait(incident, "")
     levels = policy.fencing.levels
@@ -74,14 +76,6 @@ def run(turn: Turn, incident: Incident) -> Incident:
     return turn.put(incident, f"off is sent to level {level + 1} ({', '.join(levels[level])})")
 
 
-def _not_crosschecked(incident: Incident) -> list[int]:
-    """Levels before the one that gave the evidence: their devices must not say the opposite (S2)."""
-    evidence = incident.evidence
-    if evidence is None or evidence.kind is not EvidenceKind.DEVICES:
-        return []
-    return [level for level in range(evidence.level) if level not in incident.crosschecked]
-
-
 def _crosscheck(turn: Turn, incident: Incident, levels: list[int]) -> Incident:
     """A BMC that still answers "on" although its host's plugs read off is a contradiction; one that is silent is what is expected."""
     asked = {c.level for c in turn.pending(incident, CommandKind.READ_POWER)}
@@ -97,13 +91,13 @@ def _crosscheck(turn: Turn, incident: Incident, levels: list[int]) -> Incident:
 def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -> Incident:
     """An attempt ended. Success is what was read, never what was answered."""
     policy = turn.host_policy(incident.host)
-    devices = policy.fencing.levels[command.level] if command.level < len(policy.fencing.levels) else ()
+    devices = _devices(policy.fencing, command.level)
     since = max(incident.opened_at, incident.evidence_since)
     if outcome.status is Status.OK:
         result = guards.evidence_of(command.level, devices, outcome.readings, since)
     else:
         result = outcome.error or f"the attempt ended as {outcome.status}"
-    if outcome.status is Status.FAILED and (outcome.error or "").startswith(NOT_SENT):
+    if outcome.status is Status.FAILED and outcome.error.startswith(NOT_SENT):
         # our own refusal says nothing of the device
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
         return turn.put(incident, f"the off was {outcome.error}", next_at=turn.now.at + LOOK_AGAIN_S)
@@ -135,6 +129,11 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
     if living(turn, incident):  # a person ordered the fence of a living host: it can only be withdrawn
         release = f"ha-agent release {incident.host}"
     return turn.block(incident, guards.Refusal(reason=f"{FAILED}: {result}", release=release))
+
+
+def _devices(fencing: Fencing, level: int) -> tuple[str, ...]:
+    """None where the config has no such level any more."""
+    return next(iter(fencing.levels[level:]), ())
 
 
 def living(turn: Turn, incident: Incident) -> bool:
@@ -208,10 +207,9 @@ def reread(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
     on = [r for r in outcome.readings if r.power is Power.ON]
     if on and not incident.settled:
         return revoke(turn, incident, f"{on[0].device} reads on")
-    devices = policy.fencing.levels[evidence.level] if evidence.level < len(policy.fencing.levels) else ()
     newer = guards.evidence_of(
         evidence.level,
-        devices,
+        _devices(policy.fencing, evidence.level),
         (*evidence.readings, *outcome.readings),
         max(incident.opened_at, incident.evidence_since),
     )

@@ -190,7 +190,7 @@ def _ack(turn: Turn, event: Operator) -> None:
 
 def _open_incident(turn: Turn, event: Operator) -> Incident:
     incident = turn.open_for(event.host)
-    if incident is None or incident.kind is not Kind.HOST:
+    if incident is None:
         raise UsageError(f"{event.host} has no open incident", "see: ha-agent incidents")
     if event.incident and event.incident != incident.id:
         raise UsageError(

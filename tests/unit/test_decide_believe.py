@@ -408,6 +408,7 @@ def test_a_dead_host_that_is_heard_again_in_the_same_life(
     assert now.plan == plan
     ended = plan == RECOVER
     assert CommandKind.FENCE not in sent(decision)
+    assert not ended or (now.waiting, now.wake_at) == ("", None), "nothing is done about a closed incident"
     assert bool(told(decision, "incident.closed")) is ended
     assert [d["verdict"] for d in told(decision, "host.cleared")] == (["alive"] if ended else [])
     if Step.RESTART in plan:

@@ -205,7 +205,7 @@ def may_send(state: State, command: Command, policy: Policy, now_s: float) -> st
     if command.kind is CommandKind.FENCE and any(c.kind is CommandKind.CANCEL_FENCE for c in incident.pending):
         return "it is being cancelled"
     if command.not_after is not None and now_s >= command.not_after:
-        return "its evidence has aged meanwhile"
+        return "its time is over" if command.kind is CommandKind.FENCE else "its evidence has aged meanwhile"
     if command.kind in GUARDED:
         refusal = may_act(state, command.host, policy)
         if refusal is not None:

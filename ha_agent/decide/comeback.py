@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ha_agent import guards
-from ha_agent.decide.evacuate import LOOK_AGAIN_S, free_held, name_left, retry_pause
+from ha_agent.decide.evacuate import LOOK_AGAIN_S, free_held, name_left, retry_pause, some
 from ha_agent.decide.evacuate import look as survey
 from ha_agent.decide.turn import Turn
 from ha_agent.decide.verify import MEND_PAUSE_S, MISSING_LOOKS
@@ -69,6 +69,9 @@ def await_heard(turn: Turn, incident: Incident) -> Incident:
             incident = turn.block(incident, refusal)
         else:
             incident = turn.unblock(incident)
+        if incident.verdict is Verdict.NEVER_SEEN:
+            first = f"the host to be heard for the first time (if it is truly dead: ha-agent fence {incident.host})"
+            return turn.wait(incident, first)
         return turn.wait(incident, "the host to be heard again")
     incident = turn.unblock(incident)
     if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:
@@ -173,7 +176,7 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     incident = turn.put(incident, gate_ok=True)
     done = [m for m in mine if m.status == "done"]
     if done:
-        return turn.wait(incident, f"nova-compute to clean up {len(done)} evacuated servers")
+        return turn.wait(incident, f"nova-compute to clean up {some(len(done), 'evacuated server')}")
     if incident.cleared_boot_id != incident.new_boot_id:
         return turn.wait(incident, "the gate to open")
     if incident.nova_compute is not Health.UP:
@@ -260,7 +263,7 @@ def unfenced(turn: Turn, incident: Incident) -> Incident:
         others = tuple(s for s in incident.servers if s.id not in {x.id for x in left})
         return turn.put(
             incident,
-            f"the host is back: {len(left)} servers that could not be moved are started in place",
+            f"the host is back: what could not be moved is started in place ({some(len(left), 'server')})",
             plan=IN_PLACE,
             position=0,
             released="",
@@ -303,7 +306,8 @@ def restart(turn: Turn, incident: Incident) -> Incident:
         return turn.wait(incident, f"nova-compute, which is {incident.nova_compute}")
     held = [s for s in incident.servers if s.stage is ServerStage.HELD]
     what = ", ".join(f"{s.name or s.id} ({s.reason})" for s in held[:3]) + (" …" if len(held) > 3 else "")
-    incident = turn.wait(incident, f"proof that these do not run elsewhere: {what}" if held else "")
+    proof = f"proof that these do not run elsewhere: {what}; to give them up: ha-agent release {incident.host}"
+    incident = turn.wait(incident, proof if held else "")
     return survey(turn, free_held(turn, incident))
 
 
@@ -325,7 +329,7 @@ def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incide
         )
         ours = sum(s.stage is ServerStage.WAITING for s in servers)
         incident = turn.put(
-            incident, f"{ours} protected servers ran here", surveyed=True, servers=servers, poll_at=turn.now.at
+            incident, f"{some(ours, 'protected server')} ran here", surveyed=True, servers=servers, poll_at=turn.now.at
         )
         return name_left(turn, incident)
     if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:

@@ -153,9 +153,9 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         servers += [_gone(s, outcome.survey) for s in incident.servers if s.id not in listed]
     incident = turn.put(incident, surveyed=True, rounds=0, servers=tuple(servers), poll_at=turn.now.at)
     if first:
-        incident = turn.put(incident, f"{len(servers)} servers: {count(incident)}")
+        incident = turn.put(incident, f"{some(len(servers), 'server')}: {count(incident)}")
         incident = name_left(turn, incident)
-    return incident
+    return name_held(turn, incident, known)
 
 
 def name_left(turn: Turn, incident: Incident) -> Incident:
@@ -165,6 +165,15 @@ def name_left(turn: Turn, incident: Incident) -> Incident:
         incident = turn.put(incident, f"{server.name or server.id} stays: {server.reason}")
     if len(left) > NAMED:
         incident = turn.put(incident, f"{len(left) - NAMED} more stay, each with its reason in the incident")
+    return incident
+
+
+def name_held(turn: Turn, incident: Incident, known: dict[str, ServerProgress]) -> Incident:
+    """Every server that has to wait from now on is named, with what it waits for and how to end that."""
+    held = [s for s in incident.servers if s.stage is ServerStage.HELD]
+    for server in [s for s in held if s.id not in known or known[s.id].stage is not ServerStage.HELD][:NAMED]:
+        why = f"{server.reason} (to give it up: ha-agent release {incident.host})"
+        incident = turn.put(incident, f"{server.name or server.id} is held: {why}")
     return incident
 
 
@@ -437,6 +446,11 @@ def counts(incident: Incident) -> dict[str, int]:
         "waiting": len(stages) - left - moved - flying,
         "not_moved": left,
     }
+
+
+def some(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def count(incident: Incident) -> str:

@@ -43,10 +43,10 @@ def run(turn: Turn, incident: Incident) -> Incident:
             return turn.block(incident, refusal)
         return turn.wait(incident, refusal.reason)
     contradiction = turn.record(incident.host).contradiction
-    if contradiction:  # never a vote: only a person can say that it is off
-        return turn.block(
-            incident, guards.Refusal(reason=contradiction, release=f"ha-agent confirm-fenced {incident.host}")
-        )
+    if contradiction:  # never a vote: only a person can say that it is off, or that the devices can be trusted again
+        mended = f"ha-agent fence {incident.host}, once its devices are mended"
+        by_hand = f"switch it off by hand and ha-agent confirm-fenced {incident.host}"
+        return turn.block(incident, guards.Refusal(reason=contradiction, release=f"{mended}; or {by_hand}"))
     if not incident.blocked.startswith(FAILED):
         incident = turn.unblock(incident)
     incident = turn.wait(incident, "")

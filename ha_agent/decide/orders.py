@@ -84,7 +84,7 @@ def _cancel_all(turn: Turn, host: str | None) -> None:
 def _fence(turn: Turn, event: Operator) -> None:
     """Fence now, whatever the witnesses say. The storm guard does not hold back an order for one host."""
     incident = turn.open_for(event.host)
-    if incident is not None and incident.settled:
+    if incident is not None and incident.settled and incident.step is not Step.FENCE:
         raise UsageError(
             f"{event.host} was fenced and settled in incident {incident.id}", f"see: ha-agent explain {event.host}"
         )

@@ -112,7 +112,7 @@ def test_devices_that_lied_are_not_asked_again() -> None:
     assert sent(decision) == []
     assert (after(decision).blocked, after(decision).release) == (
         "they guard something else",
-        "ha-agent confirm-fenced h1",
+        "ha-agent fence h1, once its devices are mended; or switch it off by hand and ha-agent confirm-fenced h1",
     )
 
 

@@ -155,6 +155,14 @@ def test_an_alarm_becomes_an_ordered_fence() -> None:
     assert [s.stage for s in now.servers] == [ServerStage.VERIFIED, ServerStage.WAITING]
 
 
+def test_a_settled_host_that_must_be_fenced_again_is_fenced_by_order_when_its_devices_are_mended() -> None:
+    """Its devices had lied: the order is the word that they can be trusted again."""
+    lied = incident(Step.FENCE, settled=True, blocked="contradiction: bmc read off", release="x")
+    decision = on(order(Order.FENCE), lied, contradiction="bmc read off")
+    assert sent(decision) == [CommandKind.FENCE]
+    assert (after(decision).blocked, decision.state.hosts["h1"].contradiction) == ("", "")
+
+
 def test_a_settled_host_is_not_fenced_by_order() -> None:
     with pytest.raises(UsageError, match="settled in incident i1"):
         on(order(Order.FENCE), incident(Step.AWAIT_RETURN, settled=True, evidence=proof()))

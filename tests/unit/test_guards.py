@@ -251,6 +251,11 @@ def test_the_last_look(changes: dict[str, object], fleet: dict[str, object], sen
     assert (why in reason) if why else reason == ""
 
 
+def test_a_fence_that_comes_too_late_is_not_sent() -> None:
+    one = command(CommandKind.FENCE, not_after=NOW)
+    assert guards.may_send(state(incident(pending=(one,))), one, POLICY, NOW) == "its time is over"
+
+
 def test_a_gate_may_be_opened_while_disarmed() -> None:
     one = command(CommandKind.OPEN_GATE, not_after=None)
     mine = incident(pending=(one,))

@@ -97,6 +97,7 @@ class Engine:
         self._lease_at = 0.0
         self._last_tick: float | None = None
         self._open_hosts: set[str] = set()
+        self._wake_at: float | None = None  # when `decide` wants a Tick
         self.lookout = Lookout(
             policy=policy,
             clock=clock,
@@ -143,7 +144,7 @@ class Engine:
         times = [(self._last_tick if self._last_tick is not None else now) + TICK_S]
         times += self.lookout.next_times()
         if self.leading:
-            wake = next_wake(self.state)
+            wake = self._wake_at
             if wake is not None:
                 times.append(max(wake, self._retry_at) if self.store_error else wake)
             if self._unwritten:
@@ -166,7 +167,7 @@ class Engine:
             self._write_again()
         self.lookout.tick(now)
         if self.leading:
-            wake = next_wake(self.state)
+            wake = self._wake_at
             if wake is not None and wake <= now and (not self.store_error or now >= self._retry_at):
                 self._apply(Tick())
 
@@ -376,3 +377,4 @@ class Engine:
 
     def _after_state(self) -> None:
         self._open_hosts = {i.host for i in self.state.incidents.values() if i.phase is Phase.OPEN}
+        self._wake_at = next_wake(self.state)

@@ -27,6 +27,7 @@ Act = Callable[[Simulation, Sequence[str]], object]
 FAST_BOOT_S = 2.0  # a reboot that nobody's suspicion is quick enough for
 LOOK_EVERY_S = 0.1
 LOOK_FOR_S = 60.0
+REPORT_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -294,13 +295,19 @@ def _migrate(sim: Simulation, name: str, dest: str, seconds: float) -> None:
 
 
 def _guest_fault(sim: Simulation, name: str, fault: str) -> None:
-    """A believed event of a guest, as its host's remote would report it."""
+    """A believed event of a guest, as its host's remote would report it to whoever leads: again, until it was taken."""
     row = sim.world.nova.servers[_server(sim, name)]
-    for process in sim.processes:
-        if process.engine is not None:
-            event = GuestFault(host=row.host, server=row.id, fault=fault, new_id=process.engine.random.uuid())
-            engine = process.engine
-            process.call(lambda engine=engine, event=event: engine.feed(event))  # type: ignore[misc]
+
+    def report() -> None:
+        leader = sim.leader
+        engine = leader.engine if leader is not None else None
+        if leader is not None and engine is not None:
+            event = GuestFault(host=row.host, server=row.id, fault=fault, new_id=engine.random.uuid())
+            leader.call(lambda: engine.feed(event))
+        if leader is None or leader.engine is not engine:
+            sim.world.timeline.after(REPORT_AGAIN_S, report)
+
+    report()
 
 
 # --- the controller, its store and its machine ---
@@ -362,6 +369,21 @@ def _tell(sim: Simulation, make: Callable[[Process], Reported | ForeignClaim]) -
 
 
 # --- people and other monitors ---
+
+_action("later", "SECONDS ACTION …", lambda s, a: _later(s, float(a[0]), " ".join(a[1:])))
+
+
+def _later(sim: Simulation, seconds: float, line: str) -> None:
+    """Raises UsageError where the line is wrong."""
+    parsed(line)
+    sim.lasting += 1
+
+    def act() -> None:
+        sim.lasting -= 1
+        perform(sim, line)
+
+    sim.world.timeline.after(seconds, act)
+
 
 _action(
     "order", "ORDER [HOST [REASON…]]", lambda s, a: s.order(Order(a[0]), a[1] if len(a) > 1 else "", " ".join(a[2:]))
@@ -438,6 +460,8 @@ def parsed(line: str) -> tuple[Action, list[str], float | None]:
     if not words or words[0] not in ACTIONS:
         raise UsageError(f"no action {words[0] if words else ''!r}; known are {', '.join(ACTIONS)}")
     action, args, lasts_s = ACTIONS[words[0]], words[1:], None
+    if words[0] == "later":  # the `for` belongs to what comes later
+        return action, args, None
     if len(args) > 1 and args[-2] == "for":
         try:
             lasts_s = float(args[-1])

@@ -18,15 +18,18 @@ from ha_agent.sim.simulation import Simulation
 
 @dataclass(frozen=True)
 class Scene:
-    """Where a fault strikes: the world, its own stream of chance, and the host that everything is about."""
+    """Where a fault strikes: the world, its own stream of chance, and the host that everything is about. `pace`: how long the faults
+    last, as a share of what they do in a random life."""
 
     sim: Simulation
     chance: random.Random
     subject: str
+    pace: float = 1.0
 
     def host(self) -> str:
-        """The subject, or as likely another one."""
-        return self.subject if self.chance.random() < 0.5 else self.other()
+        """The subject if it has power, or as likely another one."""
+        on = self.sim.world.hosts[self.subject].powered
+        return self.subject if on and self.chance.random() < 0.5 else self.other()
 
     def other(self) -> str:
         """A host that is not the subject."""
@@ -48,7 +51,7 @@ class Scene:
 
     def secs(self, low: float, high: float) -> str:
         """So many seconds, as a script says it."""
-        return f"{self.chance.uniform(low, high):.1f}"
+        return f"{self.pace * self.chance.uniform(low, high):.1f}"
 
 
 Draw = Callable[[Scene], list[str]]
@@ -56,12 +59,14 @@ Draw = Callable[[Scene], list[str]]
 
 @dataclass(frozen=True)
 class Fault:
-    """See the module. `limit`: one of the documented limits, of which nothing is promised but that it ends."""
+    """See the module. `limit`: one of the documented limits, of which nothing is promised but that it ends. `mixed`: a mixture of
+    others, for random lives only."""
 
     name: str
     weight: int
     draw: Draw
     limit: bool = False
+    mixed: bool = False
 
 
 def _one(make: Callable[[Scene], str]) -> Draw:
@@ -134,6 +139,8 @@ def _reload(s: Scene) -> list[str]:
             "recovery.window_min=1",
             "fencing.attempt_s=5.0",
             "fencing.evidence_max_age_s=10.0",
+            "detection.witness_fresh_s=30.0",
+            "recovery.poll_s=0.7",
         )
     )
     return [f"reload {change} for {s.secs(5, 60)}"]
@@ -155,7 +162,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("rack power loss", 2, _one(lambda s: f"rack {s.host()} for {s.secs(20, 90)}")),
     Fault("destination dies", 3, _one(lambda s: "kill_destination")),
     Fault("destination freezes", 2, _one(lambda s: f"freeze_destination {s.secs(3, 60)}")),
-    Fault("malice", 3, _one(lambda s: f"malice {s.chance.uniform(0.2, 0.8):.2f}")),
+    Fault("malice", 3, _one(lambda s: f"malice {s.chance.uniform(0.2, 0.8):.2f}"), mixed=True),
     Fault("switched on", 2, _one(lambda s: f"power_on {s.subject}")),
     # the network
     Fault("management NIC cut", 5, _one(lambda s: f"isolate {s.host()} for {s.secs(3, 90)}")),
@@ -172,12 +179,12 @@ TABLE: tuple[Fault, ...] = (
     ),
     Fault("controller to one host", 4, _one(lambda s: f"cut {s.controller()} {s.host()} for {s.secs(3, 90)}")),
     Fault("controllers to hosts", 2, _one(lambda s: f"no_hosts {s.controller()} for {s.secs(3, 60)}")),
-    Fault("host to host", 2, _one(lambda s: f"cut {s.subject} {s.other()} for {s.secs(5, 120)}")),
-    Fault("hosts to hosts", 1, _one(lambda s: f"split for {s.secs(5, 60)}")),
+    Fault("host to host", 2, _one(lambda s: f"cut {s.subject} {s.other()} for {s.secs(20, 120)}")),
+    Fault("hosts to hosts", 1, _one(lambda s: f"split for {s.secs(20, 120)}")),
     Fault("controllers to BMCs", 2, _one(lambda s: f"no_bmcs for {s.secs(5, 60)}")),
-    Fault("host to Nova", 2, _one(lambda s: f"cut {s.host()} {NOVA} for {s.secs(5, 90)}")),
+    Fault("host to Nova", 2, _one(lambda s: f"cut {s.host()} {NOVA} for {s.secs(15, 90)}")),
     # fencing devices
-    Fault("BMC misbehaves", 4, _device_any),
+    Fault("BMC misbehaves", 4, _device_any, mixed=True),
     Fault("BMC slow", 1, _device(DeviceFault.SLOW)),
     Fault("BMC hanging", 1, _device(DeviceFault.HANG)),
     Fault("BMC refusing", 1, _device(DeviceFault.REFUSE)),
@@ -240,9 +247,9 @@ def pick(chance: random.Random) -> Fault:
     return chance.choices(TABLE, [f.weight for f in TABLE])[0]
 
 
-def strike(fault: Fault, sim: Simulation, chance: random.Random, subject: str) -> list[str]:
+def strike(fault: Fault, sim: Simulation, chance: random.Random, subject: str, pace: float = 1.0) -> list[str]:
     """It happens now. The lines that would repeat it in a script."""
-    lines = fault.draw(Scene(sim, chance, subject))
+    lines = fault.draw(Scene(sim, chance, subject, pace))
     for line in lines:
         sim.world.log(f"fault: {fault.name}: {line}")
         perform(sim, line)
@@ -255,7 +262,8 @@ def mend(sim: Simulation) -> None:
     world.log("everything that is broken is mended")
     world.weather.mend()
     world.network.mend()
-    world.set_broker("")
+    if world.broker:
+        world.set_broker("")
     for name, host in world.hosts.items():
         row = world.nova.hosts[name]
         row.spawn_fails, row.disabled = "", False

@@ -286,7 +286,8 @@ class Hands:
                 self._judge.switched(command, on=True)
                 self._world.switch(self._owner.name, command.host, device, on=True)
             readings = tuple(self._reading(command.host, d) for d in devices)
-            self._feed(Outcome(command=command.id, status=Status.OK, readings=readings), 1.0)
+            wait_s = 1.0 + self._world.takes_s(command.host, devices)
+            self._feed(Outcome(command=command.id, status=Status.OK, readings=readings), wait_s)
 
         self._world.timeline.after(OFF_TAKES_S, on)
 

@@ -11,11 +11,11 @@ import msgspec
 
 from ha_agent.bounds import host_bounds
 from ha_agent.model import Command, CommandKind, Notification, Operator, Order, Outcome, Status
-from ha_agent.ports import Delete, Put
+from ha_agent.ports import Delete, Lease, Put
 from ha_agent.sim.hands import Owner
 from ha_agent.sim.loop import Process
 from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, SimMigration
-from ha_agent.sim.world import BOOT_S, Violation, World
+from ha_agent.sim.world import Violation, World
 from ha_agent.store.memory import MemoryStore, Moment
 
 DESTRUCTIVE = frozenset({"fence", "power_on", "force_down", "clear_force_down", "evacuate", "start", "stop", "reboot"})
@@ -37,6 +37,7 @@ class Judge:
         self.told: list[tuple[float, Notification]] = []
         self.sent: list[tuple[float, str, Command]] = []
         self.confirmed: set[str] = set()  # silent hosts that a person confirmed while they were on: a documented limit
+        self.planned: set[str] = set()  # hosts that were in planned work: their servers are their owners' business
         self._seen: set[tuple[str, str]] = set()
         self._doubles = 0
         self._ruined = 0
@@ -90,9 +91,14 @@ class Judge:
             server = nova.ruined[self._ruined]
             self._ruined += 1
             self.broken("S1", f"{nova.servers[server].name} was evacuated a second time during the first")
+        self._look_at_lease()
+
+    def _look_at_lease(self) -> Lease | None:
+        """The lease as it is now; and when it was last taken or renewed."""
         lease = self.store.read_lease()
         if lease is not None and (lease.epoch, lease.changes) != self._lease:
             self._lease, self._lease_at = (lease.epoch, lease.changes), self.world.now
+        return lease
 
     def pulse(self, name: str, controllers: Sequence[Process]) -> None:
         """Once per heartbeat interval: who can hear the host, and since when."""
@@ -106,8 +112,8 @@ class Judge:
                 self._heard_since.setdefault(key, now)
             else:
                 self._heard_since.pop(key, None)
-        others = [h for h in world.hosts.values() if h.name != name and h.speaks]
-        if host.speaks and others and all(world.reach(o.name, name) for o in others):
+        others = [h for h in world.hosts.values() if h.name != name and h.speaks] if host.speaks else []
+        if others and (world.network.whole or all(world.reach(o.name, name) for o in others)):
             self._reached_since.setdefault(name, now)
         else:
             self._reached_since.pop(name, None)
@@ -120,7 +126,7 @@ class Judge:
         self.sent.append((now, who.name, command))
         if kind not in DESTRUCTIVE:
             return
-        lease = self.store.read_lease()
+        lease = self._look_at_lease()  # it may have been renewed in this very moment
         if lease is None or lease.epoch != command.epoch or lease.owner != who.name:
             self.broken("S4", f"{who.name} sent {kind} {command.subject} in epoch {command.epoch}, without the lease")
         elif now > self._lease_at + lease.lease_s:
@@ -210,7 +216,7 @@ class Judge:
     def after_nova(self, command: Command, outcome: Outcome, learned_at: float) -> None:
         """Nova answered, or not; the controller learns it at `learned_at`."""
         error = outcome.error
-        if command.kind is CommandKind.EVACUATE and outcome.status is Status.LOST:
+        if command.kind is CommandKind.EVACUATE and outcome.status is Status.LOST and not self._carried_out(command):
             self._lost[command.subject] = learned_at
         if command.kind is CommandKind.CLEAR_FORCE_DOWN:
             if "refused (400)" in error:
@@ -224,11 +230,16 @@ class Judge:
             if self._long_on(command.host):
                 self.broken("S3", f"Nova was told that {command.host} is down while it has been on for long")
 
+    def _carried_out(self, command: Command) -> bool:
+        """Whether Nova began what it was just asked: then its record shows it to everyone, and nothing is still on its way."""
+        calls = self.world.nova.evacuate_calls
+        return bool(calls) and calls[-1] == (self.world.now, command.subject)
+
     def _long_on(self, name: str) -> bool:
         """Whether the host is on and no reading that still counts can say otherwise. A host that came back moments ago is off in the
         youngest reading, and its guests do not run before its gate opens."""
         host = self.world.hosts[name]
-        grace = self.world.policy.hosts[name].fencing.evidence_max_age_s + BOOT_S + HEARD_S
+        grace = self.world.policy.hosts[name].fencing.evidence_max_age_s + self.world.boot_s + HEARD_S
         return host.powered and self.world.now - host.powered_at > grace and not self.limited(name)
 
     def gate_opened(self, host: str) -> None:
@@ -259,6 +270,7 @@ class Judge:
                 self._paused = False
             case Order.MAINTENANCE_ON:
                 self._maintenance.add(order.host)
+                self.planned.add(order.host)
             case Order.MAINTENANCE_OFF:
                 self._maintenance.discard(order.host)
             case Order.FENCE:

@@ -35,7 +35,11 @@ PUBLISH_BATCH = 20
 
 
 class Crash(Exception):
-    """The process dies here. Not one of ours, so that no handler of the core sees it."""
+    """The process dies here. Not one of ours, so that no handler of the core sees it. `written`: whether its last words are."""
+
+    def __init__(self, *, written: bool = False) -> None:
+        super().__init__()
+        self.written = written
 
 
 MakeEngine = Callable[..., Engine]
@@ -65,7 +69,9 @@ class Process:
         self.lives = 0
         self.crash_at: set[tuple[Moment, int]] = set()
         self.restart_after_s = 3.0
-        self.stop_before: CommandKind | None = None  # stands still for `stop_for_s` when it is about to send the next one
+        self.stop_before: CommandKind | None = (
+            None  # stands still for `stop_for_s` when it is about to send the next one
+        )
         self.stop_for_s = 0.0
         self.machines = 1
         self.clock = VirtualClock(world.timeline, "controller-machine")
@@ -204,18 +210,27 @@ class Process:
             return ""
         if self.engine is None or self.paused:
             return f"{self.name} does not answer"
+        self._writing, refusal, died, written = True, "", False, True
         try:
             self.engine.order(order)
         except HaAgentError as error:
-            return str(error)
-        self._judge.ordered(order)
-        self._pump()
-        return ""
+            refusal, written = str(error), False
+        except Crash as crash:
+            died, written, refusal = True, crash.written, f"{self.name} died before it answered"
+        finally:
+            self._writing = False
+        if written:
+            self._judge.ordered(order)
+        if died:
+            self.crash()
+        elif written:
+            self._pump()
+        return refusal
 
     def _boundary(self, moment: Moment, number: int, writes: Sequence[Put | Delete]) -> None:
         if self._writing and (moment, number) in self.crash_at:
             self.crash_at.discard((moment, number))
-            raise Crash
+            raise Crash(written=moment is Moment.AFTER)
         if moment is Moment.AFTER and any(isinstance(w, Put) and w.kind == OUTBOX for w in writes):
             self._publish_soon()
 
@@ -231,6 +246,8 @@ class Process:
         for effect in engine.effects():
             self._hands.carry_out(effect)
         at = engine.next_at()
+        if at is not None:
+            at += self.world.now - self.now()  # from the clock of its machine
         if at is not None and (self._tick_at < self.world.now or at < self._tick_at):
             self._tick_at = max(at, self.world.now + 0.001)
             self.world.timeline.at(self._tick_at, lambda when=self._tick_at: self._due(when))  # type: ignore[misc]

@@ -28,8 +28,9 @@ from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.stage import Mark, Stage
 
 STEPS = ("suspect", *(str(s) for s in Step))
-PAIRS = tuple((step, f.name) for step in STEPS for f in TABLE)
-STAGES_PER_50 = 400  # at most so many are played for 50 strikes of each pair
+FAULTS = tuple(f for f in TABLE if not f.mixed)
+PAIRS = tuple((step, f.name) for step in STEPS for f in FAULTS)
+STAGES_PER_50 = 600  # at most so many are played for 50 strikes of each pair
 LAG = 8
 
 Seen = tuple[float, str, object]
@@ -253,18 +254,18 @@ def _told(strike: Strike) -> str:
 
 
 def print_matrix(tally: Tally, each: int, out: TextIO) -> None:
-    """Faults down, steps across: how often each pair counted. `-`: impossible."""
-    width = max(len(f.name) for f in TABLE)
+    """Faults down, steps across: how often each pair counted. `*`: impossible by itself."""
+    width = max(len(f.name) for f in FAULTS)
     print(f"{'':{width}} " + " ".join(f"{s:>9.9}" for s in STEPS), file=out)
-    for fault in TABLE:
-        cells = ["-" if reason(s, fault.name) else str(tally.counted[s, fault.name]) for s in STEPS]
+    for fault in FAULTS:
+        cells = [f"{tally.counted[s, fault.name]}{'*' if reason(s, fault.name) else ' '}" for s in STEPS]
         print(f"{fault.name:{width}} " + " ".join(f"{c:>9}" for c in cells), file=out)
     why: dict[str, list[str]] = {}
     for step, name in PAIRS:
         text = reason(step, name)
         if text:
             why.setdefault(text, []).append(f"{step}/{name}")
-    print("\nimpossible:", file=out)
+    print("\n* impossible by itself:", file=out)
     for text, pairs in why.items():
         print(f"  {text}: {_grouped(pairs)}", file=out)
     possible = [p for p in PAIRS if not reason(*p)]
@@ -310,7 +311,7 @@ def replay(seed: int, step: str, fault: str, out: TextIO | None = None, make: Ma
 
 def data(tally: Tally) -> dict[str, Any]:
     """The counts, by step and fault."""
-    return {step: {f.name: tally.counted[step, f.name] for f in TABLE} for step in STEPS}
+    return {step: {f.name: tally.counted[step, f.name] for f in FAULTS} for step in STEPS}
 
 
 __all__ = ["STEPS", "Play", "Strike", "Tally", "partial", "replay", "run", "strikes"]

@@ -31,9 +31,14 @@ class Network:
 
     def reach(self, a: str, b: str) -> bool:
         """Whether a question and its answer pass."""
-        if not self.cuts and not self.one_way:
+        if self.whole:
             return True
         return self.passes(a, b) and self.passes(b, a)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every path works."""
+        return not self.cuts and not self.one_way
 
     def extra_s(self, a: str, b: str, round_trips: int = 1, *, connect: bool = False) -> float:
         """Seconds that loss and delay add to so many round trips, the first of which may be the making of a connection."""

@@ -23,7 +23,6 @@ class Person:
         self._wanted = {s.id for s in sim.world.nova.servers.values() if s.vm_state == "active"}
         self._stands_since: dict[tuple[str, str], float] = {}
         self._looks_at = 0.0
-        self._planned: set[str] = set()  # hosts in planned work, whose servers are their owners' business
 
     def pass_time(self, seconds: float, *, mended: bool = False) -> None:
         """Time passes, and the person looks now and then."""
@@ -73,8 +72,6 @@ class Person:
         if fleet.paused:
             sim.order(Order.UNPAUSE)
         for name, row in sorted(leader.engine.state.hosts.items()):
-            if row.maintenance:
-                self._planned.add(name)
             if row.maintenance and name in sim.world.hosts and sim.world.hosts[name].speaks:
                 sim.order(Order.MAINTENANCE_OFF, name)
         if self._chance.random() < 0.1:
@@ -135,8 +132,8 @@ class Person:
             if nova.hosts[row.host].works:
                 row.vm_state, row.task_state = "stopped", None
                 nova.start(server)
-        self._planned.clear()
+        self.sim.judge.planned.clear()
 
     def _excused(self, host: str) -> bool:
         """Whether somebody else looks after the servers of the host."""
-        return host in self._planned or self.sim.policy.hosts[host].recovery.mode is Mode.NOTIFY
+        return host in self.sim.judge.planned or self.sim.policy.hosts[host].recovery.mode is Mode.NOTIFY

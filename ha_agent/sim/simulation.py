@@ -79,14 +79,9 @@ class Simulation:
 
     def run_to(self, end: float) -> None:
         """Let time pass until `end`, judged after every step."""
-        world, timeline = self.world, self.world.timeline
-        while True:
-            due = [t for t in (timeline.next_at(), world.nova.next_due()) if t is not None]
-            if not due or min(due) > end:
-                break
-            world.step()
+        while self.world.step(end):
             self.judge.step()
-        timeline.now = max(timeline.now, end)
+        self.world.timeline.now = max(self.world.now, end)
 
     def run_until(self, done: Callable[[], bool], limit_s: float, look_s: float = 1.0) -> bool:
         """Let time pass until `done`, at most `limit_s`. Says whether it was."""

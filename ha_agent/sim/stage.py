@@ -21,9 +21,11 @@ from ha_agent.sim.timeline import stream
 
 SUBJECT = "h2"
 BEGINS_S = 22.0  # every host is known and was reached by then
+BOOT_S = 6.0
+PACE = 0.5  # of faults: quiet time shows nothing
 QUIET_S = 2.0  # after the last thing is over
 LEAST_S = 14.0  # after a fault: a silence that it left behind would have become an incident
-MENDED_S = 100.0  # after a fault: what it left behind is mended, as an operator would
+MENDED_S = 70.0  # after a fault: what it left behind is mended, as an operator would
 LIMIT_S = 1500.0
 STEP_OF = re.compile(rf": (?:{SUBJECT}|[0-9a-f-]{{36}}) (?:\[(\w+)\]|is (suspect))")  # a guest goes by its id
 
@@ -51,14 +53,19 @@ STORIES: tuple[Story, ...] = (
     Story("dies", (f"kill {SUBJECT}",)),
     Story("freezes", (f"freeze {SUBJECT}",)),
     Story(
-        "second level", (f"device {SUBJECT} ignore_off bmc for 120", f"freeze {SUBJECT}"), levels=(("bmc",), ("pdu",))
+        "second level", (f"device {SUBJECT} ignore_off bmc for 30", f"freeze {SUBJECT}"), levels=(("bmc",), ("pdu",))
     ),
     Story("slow moves", ("slow_evacuations 8", f"kill {SUBJECT}"), recovery=_recovery(window_min=1, window_max=2)),
-    Story("no room", ("no_room for 70", f"kill {SUBJECT}"), recovery=_recovery(settle_after_s=40.0)),
-    Story("others move", (f"kill {SUBJECT}",), recovery=_recovery(mode=Mode.NOTIFY)),
-    Story("told only", (f"kill {SUBJECT} for 45",), recovery=_recovery(mode=Mode.NOTIFY, fence=False)),
+    Story("no room", ("no_room for 50", f"kill {SUBJECT}"), recovery=_recovery(settle_after_s=40.0)),
+    Story(
+        "others move",
+        (f"kill {SUBJECT}",),
+        {"await_return": (f"later 8 hasty release {SUBJECT} all moved",)},
+        recovery=_recovery(mode=Mode.NOTIFY),
+    ),
+    Story("told only", (f"kill {SUBJECT} for 25",), recovery=_recovery(mode=Mode.NOTIFY, fence=False)),
     Story("reboots", (f"reboot {SUBJECT} 5",)),
-    Story("back too early", (f"kill {SUBJECT}",), {"evacuate": ("nova down for 50", f"power_on {SUBJECT} 1")}),
+    Story("back too early", (f"kill {SUBJECT}",), {"evacuate": ("nova down for 15", f"power_on {SUBJECT} 1")}),
     Story("guest", ("guest_fault vm3 watchdog",), guest_mode="auto"),
 )
 
@@ -90,6 +97,7 @@ class Stage:
         self.story = story or STORIES[seed % len(STORIES)]
         policy, number = self._policy(), self.chance.choice((1, 1, 2))
         self.sim = Simulation(seed, policy, controllers=controllers or number, make=make, log=self._line)
+        self.sim.world.boot_s = BOOT_S
         self.sim.world.microversion = self.chance.choice(((2, 94), (2, 95)))
         self._populate()
         self.person = Person(self.sim, stream(seed, "person"))
@@ -104,7 +112,11 @@ class Stage:
 
     def _policy(self) -> Policy:
         story, chance = self.story, self.chance
-        detection = Detection(down_after_s=chance.choice((8.0, 10.0)), suspect_after_s=chance.choice((3.0, 4.0)))
+        detection = Detection(
+            heartbeat_interval_s=chance.choice((1.0, 2.0)),
+            down_after_s=chance.choice((8.0, 10.0)),
+            suspect_after_s=chance.choice((4.0, 5.0)),
+        )
         fencing = Fencing(
             levels=story.levels, attempt_s=chance.choice((8.0, 12.0)), evidence_max_age_s=chance.choice((12.0, 30.0))
         )
@@ -180,7 +192,7 @@ class Stage:
     def strike(self, fault: faults.Fault) -> list[str]:
         """A fault strikes now: its lines."""
         self.struck_at = self.sim.world.now
-        return faults.strike(fault, self.sim, stream(self.seed, f"{fault.name} at {self.lines}"), SUBJECT)
+        return faults.strike(fault, self.sim, stream(self.seed, f"{fault.name} at {self.lines}"), SUBJECT, PACE)
 
     def finish(self) -> None:
         """To the end, and what the judge and the person say of it."""

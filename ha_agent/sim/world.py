@@ -38,11 +38,15 @@ class Host:
     heard: bool = False
     started_at: float = 0.0
     powered_at: float = 0.0
+    _boot_id: str = ""
+    _boot_of_id: int = 0
 
     @property
     def boot_id(self) -> str:
         """Of its kernel."""
-        return f"b{self.boot:03d}-{self.name}"
+        if self.boot != self._boot_of_id:
+            self._boot_id, self._boot_of_id = f"b{self.boot:03d}-{self.name}", self.boot
+        return self._boot_id
 
     @property
     def answers_tcp(self) -> bool:
@@ -78,6 +82,7 @@ class World:
         self.broker = ""  # "", "down" or "frozen": of our notifications, and of Nova's own messages
         self.microversion = (2, 94)  # of our requests; from 2.95 on evacuated servers land stopped
         self.hosts: dict[str, Host] = {}
+        self.boot_s = BOOT_S
         self.attempts: list[Attempt] = []
         self.changed_at = 0.0  # when something was last broken or mended
         self.lied: set[str] = set()  # hosts of which a device ever lied: a documented limit
@@ -92,15 +97,20 @@ class World:
         """Virtual seconds."""
         return self.timeline.now
 
-    def step(self) -> None:
-        """Whatever comes next, here or in Nova."""
+    def step(self, end: float = float("inf")) -> bool:
+        """Whatever comes next, here or in Nova. False: nothing comes until `end`."""
         due = self.nova.next_due()
         following = self.timeline.next_at()
         if due is not None and (following is None or due <= following):
+            if due > end:
+                return False
             self.timeline.now = max(self.now, due)
             self.nova.tick()
+        elif following is None or following > end:
+            return False
         else:
             self.timeline.step()
+        return True
 
     # --- links ---
 
@@ -175,8 +185,8 @@ class World:
         host.powered = host.kernel = host.frozen = host.hung = False
         self.nova.power_cut(name)
 
-    def power_on(self, name: str, why: str = "power is on", boot_s: float = BOOT_S) -> None:
-        """It boots: `boot_s` later its kernel and its remote are there, and nova-compute waits at the gate."""
+    def power_on(self, name: str, why: str = "power is on", boot_s: float | None = None) -> None:
+        """It boots: `boot_s` (or what its boots take here) later its kernel and its remote are there, and nova-compute waits at the gate."""
         host = self.hosts[name]
         if host.powered:
             return
@@ -194,9 +204,9 @@ class World:
                 host.kernel = host.remote = True
                 host.started_at = self.now
 
-        self.timeline.after(boot_s, booted)
+        self.timeline.after(self.boot_s if boot_s is None else boot_s, booted)
 
-    def reboot(self, name: str, boot_s: float = BOOT_S) -> None:
+    def reboot(self, name: str, boot_s: float | None = None) -> None:
         """Its kernel panics and it boots by itself."""
         self.power_off(name, "its kernel panics")
         self.power_on(name, "it boots by itself", boot_s)
@@ -263,9 +273,11 @@ class World:
             self.log(f"{name}: its gate opens")
 
             def start() -> None:
-                if host.life == life and host.answers_tcp:
+                if host.life == life and host.answers_tcp and not host.hung:
                     self.log(f"{name}: its nova-compute starts")
                     self.nova.compute_start(name)
+                elif host.life == life and host.powered:
+                    self.timeline.after(COMPUTE_START_S, start)  # it stands still, and goes on later
 
             self.timeline.after(COMPUTE_START_S, start)
         return True

@@ -17,7 +17,7 @@ from ha_agent.ports import ForeignClaim, Reported
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.loop import Process
 from ha_agent.sim.network import BMCS, EVERYWHERE, NOVA
-from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, NovaError
+from ha_agent.sim.nova_state import EVACUATION, FIRST_STOPPING_MICROVERSION, UNFINISHED, NovaError
 from ha_agent.sim.simulation import Simulation
 from ha_agent.sim.timeline import stream
 from ha_agent.sim.weather import Trouble
@@ -225,6 +225,7 @@ _action(
     lambda s, a: _disable(s, s.world.hosts, value=False),
 )
 _action("slow_evacuations", "SECONDS", lambda s, a: _evacuations_take(s, float(a[0])))
+_action("newest_nova", "", lambda s, a: _newest_nova(s))
 _action("migrate", "SERVER HOST SECONDS", lambda s, a: _migrate(s, a[0], a[1], float(a[2])))
 _action("reset_state", "SERVER STATE", lambda s, a: _reset_state(s, a[0], a[1]))
 _action("lock", "SERVER", lambda s, a: _lock(s, a[0], locked=True), lambda s, a: _lock(s, a[0], locked=False))
@@ -252,6 +253,11 @@ def _spawn(sim: Simulation, host: str, error: str) -> None:
 def _evacuations_take(sim: Simulation, seconds: float) -> None:
     sim.world.log(f"an evacuation takes {seconds:g} s")
     sim.world.nova._evacuation_s = (seconds, seconds)
+
+
+def _newest_nova(sim: Simulation) -> None:
+    sim.world.log("requests are made as of microversion 2.95: evacuated servers land stopped")
+    sim.world.microversion = FIRST_STOPPING_MICROVERSION
 
 
 def _reset_state(sim: Simulation, name: str, state: str) -> None:

@@ -179,15 +179,15 @@ def name_held(turn: Turn, incident: Incident, known: dict[str, ServerProgress]) 
 
 def _merged(old: ServerProgress, new: ServerProgress) -> ServerProgress:
     """A server that is still on the host: what we know of its past stays."""
-    if old.stage is ServerStage.NOT_MOVED and new.stage is not ServerStage.NOT_MOVED:
+    if old.stage is ServerStage.NOT_MOVED:
         return new.with_(prior=old.prior or new.prior)
-    if old.stage in (ServerStage.WAITING, ServerStage.RETRY) and new.stage is ServerStage.HELD:
+    if old.stage not in (ServerStage.WAITING, ServerStage.RETRY):
+        return old
+    if new.stage is ServerStage.HELD:
         return old.with_(stage=ServerStage.HELD, wait_for=new.wait_for, reason=new.reason, baseline=new.baseline)
-    if old.stage in (ServerStage.WAITING, ServerStage.RETRY):
-        # an ERROR after our own attempt is not the server's prior state, and no reason to leave it
-        keep = new.stage is ServerStage.NOT_MOVED and old.attempts == 0
-        return new.with_(prior=old.prior) if keep else old.with_(baseline=max(old.baseline, new.baseline))
-    return old
+    # an ERROR after our own attempt is not the server's prior state, and no reason to leave it
+    keep = new.stage is ServerStage.NOT_MOVED and old.attempts == 0
+    return new.with_(prior=old.prior) if keep else old.with_(baseline=max(old.baseline, new.baseline))
 
 
 def _gone(old: ServerProgress, survey: Survey) -> ServerProgress:
@@ -272,8 +272,6 @@ def launch(turn: Turn, incident: Incident) -> Incident:
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
         return turn.block(incident, refusal)
     incident = turn.unblock(incident)
-    if not incident.surveyed:
-        return look(turn, incident)
     assert incident.evidence is not None
     end = guards.expires_at(incident.evidence, policy.fencing)
     for server in ready[: max(0, int(incident.window) - in_flight)]:
@@ -389,13 +387,13 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
             assert record is not None
             incident = again(turn, incident, server.with_(baseline=record.id), reason)
         elif stage is ServerStage.MOVING and server.stage is not ServerStage.SENT:
-            if dest and guards.proven_off(turn.state, dest, turn.policy, turn.now.at):
+            if guards.proven_off(turn.state, dest, turn.policy, turn.now.at):
                 assert record is not None
                 reason = f"its destination {dest} is off"
                 incident = again(turn, incident, server.with_(baseline=record.id), reason)
             elif (stage, reason, dest) != (server.stage, server.reason, server.dest):
                 incident = turn.put_server(incident, server, stage=stage, reason=reason, dest=dest)
-        elif stage is None and server.stage is ServerStage.LOST and turn.now.at >= server.next_at:
+        elif server.stage is ServerStage.LOST and turn.now.at >= server.next_at:
             incident = again(turn, incident, server, "its request left no record")
     if landed:
         window = min(float(recovery.window_max), incident.window + landed)
@@ -406,10 +404,9 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
 
 def give_up(turn: Turn, incident: Incident) -> Incident:
     """After settle_after_s, or an operator's release: what is not on its way stays where it is, and is named."""
-    late = incident.settle_by is not None and turn.now.at >= incident.settle_by
-    if not late and not incident.released:
-        if incident.settle_by is not None:
-            turn.wake(incident, incident.settle_by)
+    assert incident.settle_by is not None
+    if turn.now.at < incident.settle_by and not incident.released:
+        turn.wake(incident, incident.settle_by)
         return incident
     why = f"released by {incident.released}" if incident.released else "settle_after_s has passed"
     for server in incident.servers:

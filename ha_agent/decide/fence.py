@@ -183,9 +183,9 @@ def upkeep(turn: Turn, incident: Incident) -> Incident:
 
 
 def _intents_to_come(incident: Incident) -> bool:
-    """Whether anything may still be sent that needs evidence."""
+    """Whether anything may still be sent that needs evidence. (FORCE_DOWN looks at its evidence itself.)"""
     stages = (ServerStage.WAITING, ServerStage.RETRY, ServerStage.HELD)
-    return incident.step is Step.FORCE_DOWN or not incident.servers or any(s.stage in stages for s in incident.servers)
+    return not incident.servers or any(s.stage in stages for s in incident.servers)
 
 
 def reread(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -> Incident:

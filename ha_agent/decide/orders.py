@@ -19,7 +19,7 @@ from ha_agent.model import (
     Step,
     Verdict,
 )
-from ha_agent.plans import FENCE_AND_TELL, FENCING_VERDICTS, IN_PLACE, RECOVER, RESTART, plan_for
+from ha_agent.plans import FENCE_AND_TELL, FENCING_VERDICTS, RECOVER, RESTART, plan_for
 
 
 def on_order(turn: Turn, event: Operator) -> None:
@@ -155,7 +155,7 @@ def _release(turn: Turn, event: Operator) -> None:
     if event.host not in turn.policy.hosts:
         turn.close(turn.put(incident, actor=event.actor), f"released by {event.actor}; the host left the inventory")
         return
-    if Step.FENCE not in incident.plan and incident.plan != IN_PLACE and Step.RESTART not in incident.plan:
+    if Step.FENCE not in incident.plan and Step.RESTART not in incident.plan:
         raise UsageError(
             f"the incident of {event.host} only waits for the host to be heard; it ends by itself then",
             f"to be left alone with it meanwhile: ha-agent maintenance on {event.host}",

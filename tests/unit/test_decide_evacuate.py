@@ -267,6 +267,7 @@ def test_of_very_many_that_stay_twenty_are_named(number: int, named: int, more: 
         ({"stage": ServerStage.RETRY, "attempts": 1}, {}, ("running",), (ServerStage.HELD, "ACTIVE")),
         # what is under way is judged by its record alone
         ({"stage": ServerStage.MOVING, "attempts": 1}, {"status": "PAUSED"}, (), (ServerStage.MOVING, "ACTIVE")),
+        ({"stage": ServerStage.MOVING, "attempts": 1}, {}, ("running",), (ServerStage.MOVING, "ACTIVE")),
         ({"stage": ServerStage.GIVEN_UP}, {}, (), (ServerStage.GIVEN_UP, "ACTIVE")),
         ({"stage": ServerStage.HELD, "wait_for": ("h9",), "next_at": NOW + 9}, {}, (), (ServerStage.HELD, "ACTIVE")),
     ],
@@ -285,8 +286,32 @@ def test_a_later_look_at_a_server_that_is_still_there(
     )
     now = next(s for s in after(decision).servers if s.id == "s1")
     assert (now.stage, now.prior) == expected
-    if migrations:
+    if now.stage is ServerStage.HELD and migrations:
         assert (now.wait_for, now.attempts) == (("h3",), was.get("attempts", 0))
+
+
+def test_who_reported_a_server_absent_is_remembered_over_a_later_look() -> None:
+    known = server(ServerStage.WAITING, absent_at={"h2": 1.0})
+    decision = answer(looking(known, committed_at=NOW - 5, window=9.0), survey=Survey(servers=(row(),)))
+    assert after(decision).servers[0].absent_at == {"h2": 1.0}
+
+
+def test_a_server_that_has_to_wait_from_now_on_is_named_once_with_what_ends_it() -> None:
+    records = tuple(
+        Migration(id=n, server=f"s{n}", kind="live-migration", status="running", source="h1", dest="h3")
+        for n in (1, 2, 3)
+    )
+    known = (
+        server(ServerStage.WAITING, "s1"),
+        server(ServerStage.HELD, "s2", wait_for=("h3",), next_at=NOW + 99),
+        server(ServerStage.WAITING, "s4"),
+    )
+    servers = tuple(row(f"s{n}") for n in (1, 2, 3, 4))
+    text = lines(answer(looking(*known, committed_at=NOW - 5), survey=Survey(servers=servers, migrations=records)))
+    why = "an unfinished migration names h3 (to give it up: ha-agent release h1)"
+    assert f"s1 is held: {why}" in text
+    assert f"s3 is held: {why}" in text
+    assert text.count(" is held: ") == 2
 
 
 @pytest.mark.parametrize(("old", "new", "judged"), [(3, 7, 7), (9, 7, 9)])
@@ -376,7 +401,7 @@ def test_an_absence_counts_for_the_server_and_host_that_was_asked_about(subject:
     waiting = evacuating(held("h2", next_at=NOW + 99), server(ServerStage.MOVING, "s2"))
     question = asked(waiting, CommandKind.CHECK_ABSENT, subject=subject, host=host)
     now = after(answer(question, presence=Presence(present=False)))
-    assert (now.servers[0].absent_at == {"h2": NOW}) is noted
+    assert now.servers[0].absent_at == ({"h2": NOW} if noted else {})
     assert now.servers[1].absent_at == {}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ha_agent.model import Kind, Mode, Step, Verdict
+from ha_agent.model import Mode, Step, Verdict
 
 RECOVER = (
     Step.FENCE,
@@ -46,10 +46,8 @@ FENCING_VERDICTS = frozenset({Verdict.DOWN, Verdict.OFF, Verdict.HUNG})
 ALARM_VERDICTS = frozenset({Verdict.PARTITIONED, Verdict.AGENT_LOST, Verdict.UNKNOWN, Verdict.NEVER_SEEN})
 
 
-def plan_for(kind: Kind, verdict: Verdict, mode: Mode, *, fence: bool) -> tuple[Step, ...]:
-    """The plan of a new incident."""
-    if kind is Kind.GUEST:
-        return GUEST_RECOVER if mode is Mode.AUTO else GUEST_TELL
+def plan_for(verdict: Verdict, mode: Mode, *, fence: bool) -> tuple[Step, ...]:
+    """The plan of a host's new incident."""
     if verdict is Verdict.REBOOTED:
         return RESTART if mode is Mode.AUTO else TELL
     if verdict not in FENCING_VERDICTS:

@@ -8,7 +8,6 @@ from ha_agent.model import (
     Beat,
     Health,
     Incident,
-    Kind,
     Mode,
     Power,
     PowerRead,
@@ -78,7 +77,7 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
         return  # a person ordered this fence: the witnesses were not asked
     changed = verdict is not incident.verdict
     if verdict in FENCING_VERDICTS:
-        plan = plan_for(Kind.HOST, verdict, policy.mode, fence=policy.fence)
+        plan = plan_for(verdict, policy.mode, fence=policy.fence)
         if Step.FENCE in plan and Step.FENCE not in incident.plan:
             life = event.boot_id or turn.record(incident.host).boot_id
             turn.replan(turn.put(incident, mode=policy.mode), plan, verdict, event.reason, boot_id=life, same_life=True)
@@ -125,7 +124,7 @@ def _open(turn: Turn, event: VerdictGiven, servers: tuple[ServerProgress, ...] =
         new_id=event.new_id,
         event=event,
         host=event.host,
-        plan=plan_for(Kind.HOST, event.verdict, recovery.mode, fence=recovery.fence),
+        plan=plan_for(event.verdict, recovery.mode, fence=recovery.fence),
         mode=recovery.mode,
         verdict=event.verdict,
         reason=event.reason,
@@ -157,7 +156,7 @@ def _alive(turn: Turn, event: VerdictGiven, incident: Incident | None) -> None:
         return
     recovery = turn.host_policy(host).recovery
     planned = bool(record.maintenance)
-    plan = GATE if planned else plan_for(Kind.HOST, Verdict.REBOOTED, recovery.mode, fence=recovery.fence)
+    plan = GATE if planned else plan_for(Verdict.REBOOTED, recovery.mode, fence=recovery.fence)
     turn.open(
         new_id=event.new_id,
         event=event,

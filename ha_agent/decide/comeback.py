@@ -158,7 +158,7 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
             incident = turn.put(incident, servers=(*incident.servers, server))
         if server.baseline == m.id and not server.wait_for and m.dest in server.absent_at:
             continue  # its destination reported the domain absent, twice
-        held.append(f"{m.server} to {m.dest or select.NOBODY_KNOWS}")
+        held.append(f"{server.name or m.server} to {m.dest or select.NOBODY_KNOWS}")
         queued = queued or not m.dest
         if m.dest and server.wait_for != (m.dest,):
             incident = turn.put_server(

@@ -409,11 +409,16 @@ def give_up(turn: Turn, incident: Incident) -> Incident:
         turn.wake(incident, incident.settle_by)
         return incident
     why = f"released by {incident.released}" if incident.released else "settle_after_s has passed"
+    moving: list[str] = []
     for server in incident.servers:
         # a request that is under way is waited for: Nova may still carry it out
         if server.stage in STAGES_DONE or server.stage in (ServerStage.SENT, ServerStage.LANDED, ServerStage.STARTING):
             continue
         if server.stage is ServerStage.LOST and turn.now.at < server.next_at:
+            continue
+        # nothing is declared over by a time-out while it moves: slow is not failed, and only a person may know better
+        if server.stage is ServerStage.MOVING and not incident.released:
+            moving.append(f"{server.name or server.id} to {server.dest or 'a host that Nova has not chosen yet'}")
             continue
         reason = f"{why}; last: {server.reason or server.stage}"
         # safety: a move that is not known to have ended may still start it on its destination (S1)
@@ -427,6 +432,9 @@ def give_up(turn: Turn, incident: Incident) -> Incident:
             wait_for=wait_for,
             reason=reason,
         )
+    if moving:
+        text = f"settle_after_s has passed, and Nova still moves {', '.join(moving[:3])}" + (" …" * (len(moving) > 3))
+        incident = turn.block(incident, guards.Refusal(reason=text, release=f"ha-agent release {incident.host}"))
     return incident
 
 

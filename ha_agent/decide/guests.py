@@ -18,7 +18,7 @@ from ha_agent.model import (
     Status,
     Verdict,
 )
-from ha_agent.plans import plan_for
+from ha_agent.plans import GUEST_RECOVER, GUEST_TELL
 
 
 def on_fault(turn: Turn, event: GuestFault) -> None:
@@ -35,7 +35,7 @@ def on_fault(turn: Turn, event: GuestFault) -> None:
         new_id=event.new_id,
         event=event,
         host=event.host,
-        plan=plan_for(Kind.GUEST, Verdict.ALIVE, mode, fence=False),
+        plan=GUEST_RECOVER if mode is Mode.AUTO else GUEST_TELL,
         kind=Kind.GUEST,
         subject=event.server,
         mode=mode,

@@ -10,7 +10,6 @@ from ha_agent.model import (
     Evidence,
     EvidenceKind,
     Incident,
-    Kind,
     Mode,
     Operator,
     Order,
@@ -129,7 +128,7 @@ def _confirm_fenced(turn: Turn, event: Operator) -> None:
         )
     if Step.FENCE not in incident.plan:  # too little was known for a fence; now a person knows
         recovery = turn.host_policy(event.host).recovery
-        plan = plan_for(Kind.HOST, Verdict.DOWN, recovery.mode, fence=True)
+        plan = plan_for(Verdict.DOWN, recovery.mode, fence=True)
         life = turn.record(event.host).boot_id
         why = f"confirmed off by {event.actor}"
         incident = turn.replan(incident, plan, incident.verdict, why, boot_id=life, same_life=True)

@@ -310,7 +310,9 @@ class Turn:
             evidence_since=self.now.at,
             **fields,
         )
-        incident = self.put(incident, f"opened: {incident.verdict}: {incident.reason}")
+        guest = incident.kind is Kind.GUEST
+        what = f"guest of {host}: {incident.reason}" if guest else f"{incident.verdict}: {incident.reason}"
+        incident = self.put(incident, f"opened: {what}")
         self.tell("incident.opened", incident, plan=[str(s) for s in plan], last_seen_s=_ago(self.now, incident))
         return incident
 

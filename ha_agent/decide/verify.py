@@ -30,7 +30,7 @@ def run(turn: Turn, incident: Incident) -> Incident:
         return turn.next_step(incident, f"{again} run again" if in_place else f"verified: {count(incident)}")
     if turn.pending(incident, CommandKind.LIST_SERVERS):
         return incident
-    looked = incident.poll_at > 0.0  # nobody is given up without one look
+    looked = bool(incident.poll_at)  # nobody is given up without one look
     late = incident.settle_by is not None and (turn.now.at >= incident.settle_by or bool(incident.released))
     if late and looked:
         for server in landed:
@@ -110,7 +110,7 @@ def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wa
     if refusal is not None:
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
         return turn.block(incident, refusal)
-    kind = {"ACTIVE": CommandKind.START, "SHUTOFF": CommandKind.STOP}.get(wanted, CommandKind.REBOOT)
+    kind = CommandKind.START if wanted == "ACTIVE" else CommandKind.STOP
     if row.status not in ("ACTIVE", "SHUTOFF"):
         kind = CommandKind.REBOOT
     incident, _ = turn.send(incident, kind, server.id)

@@ -24,7 +24,7 @@ from ha_agent.model import (
     Tick,
     Verdict,
 )
-from ha_agent.plans import GUEST_RECOVER, GUEST_TELL, IN_PLACE, RECOVER, RESTART
+from ha_agent.plans import GUEST_RECOVER, GUEST_TELL, IN_PLACE, RECOVER, RESTART, UNFORCE_AND_RESTART
 from tests.unit.decide_support import (
     NOW,
     POLICY,
@@ -87,10 +87,9 @@ def test_what_is_decided_is_not_listed(stage: ServerStage) -> None:
 def test_the_end_is_said_in_the_words_of_the_plan() -> None:
     moved = tick(verifying(server(ServerStage.VERIFIED), server(ServerStage.NOT_MOVED, "s2")))
     assert "verified: 1 moved, 1 not moved" in lines(moved)
-    in_place = incident(
-        Step.VERIFY, IN_PLACE, servers=(server(ServerStage.VERIFIED), server(ServerStage.GIVEN_UP, "s2"))
-    )
-    assert "closed: 1 run again" in lines(tick(in_place))
+    for plan in (IN_PLACE, UNFORCE_AND_RESTART):
+        runs = (server(ServerStage.VERIFIED), server(ServerStage.VERIFIED, "s2"), server(ServerStage.GIVEN_UP, "s3"))
+        assert "closed: 2 run again" in lines(tick(incident(Step.VERIFY, plan, servers=runs)))
     guest = replace(guests_incident(Step.VERIFY), servers=(server(ServerStage.VERIFIED),))
     assert "closed: verified: 1 moved" in lines(tick(guest))
 
@@ -140,6 +139,20 @@ def test_a_listing_only_judges_what_is_not_decided(stage: ServerStage) -> None:
     decision = answer(listing(landed(stage=stage), OTHER), survey=Survey())
     assert after(decision).servers[0] == landed(stage=stage)
     assert after(decision).waiting == ""
+
+
+def test_a_server_that_is_being_started_is_judged_too() -> None:
+    now = after(answer(listing(landed(stage=ServerStage.STARTING), OTHER), survey=rows())).servers[0]
+    assert now.stage is ServerStage.VERIFIED
+
+
+@pytest.mark.parametrize(("name", "said"), [("web", "web"), ("", "s1")])
+def test_a_server_is_called_by_its_name_or_its_id(name: str, said: str) -> None:
+    one = landed(name, id="s1")
+    assert f"{said} is ACTIVE on h2" in lines(answer(listing(one, OTHER), survey=rows()))
+    assert f"{said} is SHUTOFF, it was ACTIVE" in lines(answer(listing(one, OTHER), survey=rows(status="SHUTOFF")))
+    late = tick(verifying(one, settle_by=NOW, poll_at=NOW))
+    assert f"{said} is given up" in lines(late)
 
 
 def test_a_server_without_a_destination_is_looked_for_on_its_own_host() -> None:

@@ -161,6 +161,8 @@ def _answered(turn: Turn, incident: Incident, command: Command, outcome: Outcome
             return evacuate.absence(turn, incident, command, outcome)
         case CommandKind.EVACUATE:
             return evacuate.evacuated(turn, incident, command, outcome)
+        case CommandKind.LIST_SERVERS if incident.step is Step.REBOOT:
+            return guests.looked(turn, incident, outcome)
         case CommandKind.LIST_SERVERS:
             return verify.listed(turn, incident, command.hosts, outcome)
         case CommandKind.REBOOT if incident.step is Step.REBOOT:

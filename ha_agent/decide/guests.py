@@ -5,6 +5,7 @@ from __future__ import annotations
 from ha_agent import guards
 from ha_agent.decide.evacuate import LOOK_AGAIN_S, retry_pause
 from ha_agent.decide.turn import Turn
+from ha_agent.decide.verify import MISSING_LOOKS
 from ha_agent.model import (
     CommandKind,
     GuestFault,
@@ -55,6 +56,8 @@ def reboot(turn: Turn, incident: Incident) -> Incident:
     """A hard reboot through Nova."""
     if turn.pending(incident, CommandKind.REBOOT):
         return incident
+    if incident.servers[0].stage is ServerStage.NOT_MOVED:
+        return turn.next_step(incident, incident.servers[0].reason)
     if turn.now.at < incident.next_at:
         turn.wake(incident, incident.next_at)
         return incident
@@ -62,6 +65,10 @@ def reboot(turn: Turn, incident: Incident) -> Incident:
     if refusal is not None:
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
         return turn.block(incident, refusal)
+    if incident.rounds and incident.poll_at < incident.next_at:  # it failed: is the guest still there?
+        if not turn.pending(incident, CommandKind.LIST_SERVERS):
+            incident, _ = turn.send(incident, CommandKind.LIST_SERVERS, hosts=(incident.host,))
+        return incident
     incident, _ = turn.send(turn.unblock(incident), CommandKind.REBOOT, incident.subject)
     turn.tell("guest.recovery.start", incident, server=incident.subject)
     return turn.put(incident, "hard reboot is sent")
@@ -78,3 +85,20 @@ def rebooted(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     turn.tell("guest.recovery.end", incident, server=incident.subject)
     settle_by = turn.now.at + turn.host_policy(incident.host).recovery.settle_after_s
     return turn.next_step(turn.put(incident, servers=(server,), settle_by=settle_by), "Nova took the reboot")
+
+
+def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
+    """Before another attempt: a guest that complete listings lack was deleted or moved, and is nobody's to reboot here."""
+    recovery = turn.host_policy(incident.host).recovery
+    if outcome.status is not Status.OK or outcome.survey is None:
+        text = f"the servers of {incident.host} cannot be listed: {outcome.error}"
+        return turn.wait(turn.put(incident, next_at=turn.now.at + recovery.poll_s), text)
+    incident = turn.wait(incident, "")
+    server = incident.servers[0]
+    if any(row.id == server.id for row in outcome.survey.servers):
+        return turn.put(incident, poll_at=turn.now.at)
+    if server.looks + 1 < MISSING_LOOKS:
+        incident = turn.put_server(incident, server, looks=server.looks + 1)
+        return turn.put(incident, next_at=turn.now.at + recovery.poll_s)
+    why = f"no longer on {incident.host}: deleted, or moved by somebody else"
+    return turn.put_server(incident, server, why, stage=ServerStage.NOT_MOVED, reason=why)

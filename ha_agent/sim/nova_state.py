@@ -579,7 +579,7 @@ class NovaState:
         """Somebody else changed the server meanwhile: this attempt fails, and if another is under way the server is ruined."""
         self._set(job.migration, "failed")
         row = job.server
-        if row.task_state in (REBUILDING, SPAWNING):
+        if row.id in self.servers and row.task_state in (REBUILDING, SPAWNING):
             row.vm_state, row.task_state, row.fault = "error", None, "Unexpected task state"
             self.ruined.append(row.id)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 
 from ha_agent.model import Incident, Mode, Order, ServerStage, Step
+from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.simulation import PROTECTED, Simulation
 
 LOOKS_EVERY_S = 20.0
@@ -23,6 +24,7 @@ class Person:
         self._wanted = {s.id for s in sim.world.nova.servers.values() if s.vm_state == "active"}
         self._stands_since: dict[tuple[str, str], float] = {}
         self._looks_at = 0.0
+        self._plugs: set[str] = set()  # of hosts that the person keeps off
 
     def pass_time(self, seconds: float, *, mended: bool = False) -> None:
         """Time passes, and the person looks now and then."""
@@ -52,7 +54,9 @@ class Person:
         for name, host in world.hosts.items():
             incident = busy.get(name)
             waits = incident is None or Step.FENCE not in incident.plan or incident.settled
-            if mended and not host.powered and waits:
+            if incident is None or "confirm-fenced" not in incident.release:
+                self._plugs.discard(name)
+            if mended and not host.powered and waits and name not in self._plugs:
                 world.power_on(name, "an operator switches it on")
 
     def note(self) -> None:
@@ -87,11 +91,14 @@ class Person:
 
     def _resolve(self, i: Incident) -> None:
         sim, host = self.sim, self.sim.world.hosts[i.host]
-        if "confirm-fenced" in i.release:
-            sim.world.power_off(i.host, "an operator pulls its plug")
-            sim.order(Order.CONFIRM_FENCED, i.host)
-        elif "ha-agent fence" in i.release and not host.speaks:
+        well = all(d.fault is DeviceFault.NONE for d in host.devices.values())
+        if "ha-agent fence" in i.release and (well or not host.speaks):
             sim.order(Order.FENCE, i.host)
+        elif "confirm-fenced" in i.release:
+            sim.world.power_off(i.host, "an operator pulls its plug")
+            self._plugs.add(i.host)  # and holds it until the agent has taken the word for it
+            if not sim.order(Order.CONFIRM_FENCED, i.host):
+                self._plugs.discard(i.host)
         elif "ha-agent release" in i.release:
             sim.order(Order.RELEASE, i.host)
 

@@ -31,9 +31,9 @@ from ha_agent.model import (
     VerdictGiven,
 )
 from ha_agent.policy import Policy, Storm
+from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.simulation import Simulation
-from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.weather import Trouble
 from tests.simulation.clouds import cloud, policy
 

@@ -1,0 +1,605 @@
+"""The lookout: what it tells `decide`, whom it asks, and when it looks again. What it believes is the witness's business."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from ha_agent.controller.effects import AnyEffect, AskWitness, ReadBmc, ReadNova
+from ha_agent.controller.lookout import Lookout
+from ha_agent.model import (
+    Answer,
+    AnyEvent,
+    Beat,
+    ComputeService,
+    HostRecord,
+    Incident,
+    Kind,
+    Mode,
+    Phase,
+    Power,
+    PowerRead,
+    Reading,
+    State,
+    Verdict,
+    VerdictGiven,
+    WitnessesSeen,
+)
+from ha_agent.plans import RECOVER
+from ha_agent.policy import Detection, HostPolicy, Policy
+from ha_agent.ports import (
+    AnyObservation,
+    Disconnected,
+    Heartbeat,
+    NovaSeen,
+    PowerSeen,
+    ProbeAnswered,
+    Reported,
+)
+
+replace = msgspec.structs.replace
+SILENT, SIGNED = Answer.SILENT, Answer.SIGNED
+
+
+class Bench:
+    """A lookout over hosts h1, h2, …, all heard at 100 s by a controller that leads."""
+
+    def __init__(
+        self, hosts: int = 4, racks: int = 1, leads: bool = True, heard: bool = True, **detection: object
+    ) -> None:
+        self.now_s = 100.0
+        self.numbers = 0
+        self.leads = leads
+        self.open: set[str] = set()
+        self.told: list[AnyEvent] = []
+        self.wanted: list[AnyEffect] = []
+        names = [f"h{n}" for n in range(1, hosts + 1)]
+        self.state = State(hosts={h: HostRecord(host=h, first_seen_wall=1.0, boot_id="b") for h in names})
+        common = replace(Detection(), **detection)
+        self.policy = Policy(
+            hosts={
+                h: HostPolicy(name=h, domain=f"rack{n % racks}" if racks else "", detection=common)
+                for n, h in enumerate(names)
+            },
+            detection=common,
+        )
+        self.lookout = Lookout(
+            policy=self.policy,
+            clock=self,
+            random=self,
+            state=lambda: self.state,
+            leading=lambda: self.leads,
+            open_hosts=lambda: self.open,
+            tell=self.told.append,
+            want=self.wanted.append,
+        )
+        self.lookout.set_policy(self.policy)
+        if heard:
+            for h in names:
+                self.beat(h)
+            self.told.clear()
+
+    def now(self) -> float:
+        return self.now_s
+
+    def wall(self) -> float:
+        return 0.0
+
+    def boot_id(self) -> str:
+        return "c"
+
+    def uuid(self) -> str:
+        self.numbers += 1
+        return f"id-{self.numbers}"
+
+    nonce = uuid
+
+    def uniform(self, low: float, high: float) -> float:
+        return high
+
+    def record(self, host: str, **changes: object) -> None:
+        self.state = State(
+            hosts={**self.state.hosts, host: replace(self.state.hosts[host], **changes)}, incidents=self.state.incidents
+        )
+
+    def beat(self, host: str, boot: str = "b", **fields: object) -> None:
+        self.lookout.observe(replace(Heartbeat(host=host, at=self.now_s, boot_id=boot), **fields))
+
+    def see(self, obs: AnyObservation) -> None:
+        self.lookout.observe(obs)
+
+    def at(self, now_s: float) -> Bench:
+        """Time passes; everything older is forgotten."""
+        self.now_s = now_s
+        self.told.clear()
+        self.wanted.clear()
+        self.lookout.tick(now_s)
+        return self
+
+    def reach(self, target: str, *witnesses: str, answer: Answer = SIGNED) -> None:
+        for w in witnesses:
+            self.see(ProbeAnswered(host=target, at=self.now_s, witness=w, nonce="-", answer=answer))
+
+    def verdicts(self) -> list[VerdictGiven]:
+        return [e for e in self.told if isinstance(e, VerdictGiven)]
+
+    def asked(self, target: str = "h1") -> list[str]:
+        return [e.witness for e in self.wanted if isinstance(e, AskWitness) and e.target == target]
+
+    def answer(self, *answers: Answer, target: str = "h1") -> None:
+        """The current round is answered, in the order of the asked."""
+        current = self.lookout.views[target].round
+        assert current is not None
+        for w, what in zip(current.asked, answers, strict=False):
+            self.see(ProbeAnswered(host=target, at=self.now_s, witness=w, nonce=current.nonce, answer=what))
+
+
+def keep_alive(bench: Bench, *hosts: str) -> None:
+    for h in hosts:
+        bench.beat(h)
+
+
+def silent(answers: Sequence[Answer] = (SILENT, SILENT, SILENT), until: float = 110.0, **fields: object) -> Bench:
+    """h1 is silent since 100; the others deny it, or what they say."""
+    bench = Bench(**fields)  # type: ignore[arg-type]
+    bench.reach("h1", "h2", "h3", "h4")
+    bench.at(103.9)
+    keep_alive(bench, "h2", "h3", "h4")
+    for now_s in (104.0, 106.0, 108.0, 110.0, 112.0, 114.0):
+        if now_s > until:
+            break
+        bench.at(now_s)
+        keep_alive(bench, "h2", "h3", "h4")
+        bench.answer(*answers)
+    return bench
+
+
+# --- what is remembered of hosts ---
+
+
+def test_a_host_that_the_journal_knows_counts_as_heard() -> None:
+    bench = Bench(heard=False)
+    view = bench.lookout.views["h1"]
+    assert (view.seen, view.boot_id, view.window_at) == (True, "b", 100.0)
+    bench = Bench(heard=False)
+    bench.record("h1", first_seen_wall=0.0)
+    del bench.state.hosts["h2"]
+    bench.lookout.views.clear()
+    bench.lookout.set_policy(bench.policy)
+    assert [bench.lookout.views[h].seen for h in ("h1", "h2", "h3")] == [False, False, True]
+    assert bench.lookout.views["h2"].boot_id == ""
+
+
+def test_a_new_leader_learns_from_the_journal_what_it_has_not_seen_itself() -> None:
+    bench = Bench(heard=False)
+    fresh = {h: replace(v, seen=False, verdict=Verdict.NEVER_SEEN, boot_id="") for h, v in bench.lookout.views.items()}
+    bench.lookout.views.update(fresh)
+    bench.record("h1", witnesses=("h2",))
+    bench.record("h3", first_seen_wall=0.0)
+    bench.lookout.reached["h2"] = {"h4": 1.0}
+    bench.record("h2", witnesses=("h3",))
+    bench.now_s = 200.0
+    bench.lookout.remember()
+    assert bench.lookout.reached == {"h1": {"h2": 200.0}, "h2": {"h4": 1.0}}, "what was seen is not replaced"
+    known = bench.lookout.views["h1"]
+    assert (known.seen, known.boot_id, known.verdict, known.window_at) == (True, "b", Verdict.ALIVE, 200.0)
+    assert not bench.lookout.views["h3"].seen
+    heard = Bench()
+    before = dict(heard.lookout.views)
+    heard.now_s = 200.0
+    heard.lookout.remember()
+    assert heard.lookout.views == before, "a host that was heard by us needs no memory"
+
+
+def test_hosts_of_the_journal_that_left_the_inventory_are_no_trouble() -> None:
+    bench = Bench()
+    bench.state.hosts["h9"] = HostRecord(host="h9", first_seen_wall=1.0)
+    bench.lookout.remember()
+    assert "h9" not in bench.lookout.views
+
+
+def test_a_new_inventory_keeps_known_hosts_and_forgets_others() -> None:
+    bench = silent()
+    known = bench.lookout.views["h2"]
+    smaller = replace(bench.policy, hosts={h: bench.policy.hosts[h] for h in ("h2", "h3")})
+    bench.lookout.set_policy(smaller)
+    assert sorted(bench.lookout.views) == ["h2", "h3"]
+    assert bench.lookout.views["h2"] is known
+    bench.at(130.0)
+    assert not [e for e in bench.wanted if isinstance(e, AskWitness) and "h1" in (e.target, e.witness)]
+    bench.now_s = 131.0
+    bench.lookout.set_policy(bench.policy)
+    assert bench.lookout.views["h1"].window_at == 131.0
+
+
+# --- heartbeats ---
+
+
+@pytest.mark.parametrize(
+    ("record", "boot", "verdict"),
+    [
+        ({}, "b", None),
+        ({"first_seen_wall": 0.0}, "b", Verdict.ALIVE),
+        ({"boot_id": ""}, "b", Verdict.ALIVE),
+        ({"suspect_since": 90.0}, "b", Verdict.ALIVE),
+        ({}, "c", Verdict.REBOOTED),
+        ({"suspect_since": 90.0}, "c", Verdict.REBOOTED),
+    ],
+)
+def test_only_what_the_journal_does_not_know_is_told(
+    record: dict[str, object], boot: str, verdict: Verdict | None
+) -> None:
+    bench = Bench()
+    bench.record("h1", **record)
+    bench.beat("h1", boot)
+    assert [(v.verdict, v.boot_id, v.last_seen_at) for v in bench.verdicts()] == (
+        [] if verdict is None else [(verdict, boot, 100.0)]
+    )
+    assert all(v.new_id for v in bench.verdicts())
+    assert ("b to c" in "".join(v.reason for v in bench.verdicts())) is (boot == "c")
+
+
+def test_a_host_that_the_journal_does_not_know_is_told() -> None:
+    bench = Bench()
+    del bench.state.hosts["h1"]
+    bench.beat("h1")
+    assert [v.verdict for v in bench.verdicts()] == [Verdict.ALIVE]
+
+
+@pytest.mark.parametrize(
+    ("opened", "waits", "tells"), [(False, False, False), (True, False, True), (False, True, True)]
+)
+def test_heartbeats_are_passed_on_where_they_matter(opened: bool, waits: bool, tells: bool) -> None:
+    bench = Bench()
+    bench.open = {"h1"} if opened else set()
+    bench.beat("h1", waiting_gate=waits)
+    assert [type(e) for e in bench.told] == ([Beat] if tells else [])
+
+
+def test_who_does_not_lead_tells_nothing_but_sees_all_the_same() -> None:
+    bench = Bench(leads=False)
+    bench.open = {"h1"}
+    bench.record("h1", boot_id="")
+    bench.beat("h1", waiting_gate=True, machine="m")
+    assert bench.told == []
+    assert bench.lookout.views["h1"].machine == "m"
+    follower = silent(leads=False)
+    assert follower.told == []
+    assert follower.lookout.views["h1"].verdict is Verdict.DOWN
+
+
+def test_a_suspicion_that_came_to_nothing_is_counted() -> None:
+    bench = silent(until=104.0)
+    assert bench.lookout.suspicions == 0
+    bench.beat("h1")
+    assert (bench.lookout.suspicions, bench.lookout.views["h1"].suspect_at) == (1, None)
+    bench.beat("h1")
+    assert bench.lookout.suspicions == 1
+    rebooted = silent(until=104.0)
+    rebooted.beat("h1", "c")
+    assert rebooted.lookout.suspicions == 0
+
+
+def test_a_host_is_looked_at_when_its_silence_begins_to_mean_something() -> None:
+    bench = Bench()
+    assert min(bench.lookout.next_times()) == 102.0, "first of all hosts reach each other"
+    assert bench.at(103.9).lookout.views["h1"].suspect_at is None
+    assert bench.at(104.0).lookout.views["h1"].suspect_at == 104.0
+    beating = Bench()
+    beating.now_s = 103.0
+    beating.beat("h1")
+    beating.at(104.0)
+    assert beating.lookout.views["h1"].suspect_at is None
+    assert beating.at(107.0).lookout.views["h1"].suspect_at == 107.0
+
+
+def test_a_host_that_comes_back_is_watched_again() -> None:
+    bench = silent()
+    bench.beat("h1")
+    assert bench.at(113.9).lookout.views["h1"].suspect_at is None
+    assert bench.at(114.0).lookout.views["h1"].suspect_at == 114.0
+
+
+# --- a silent host ---
+
+
+def test_a_suspect_is_asked_about_read_and_told_at_once() -> None:
+    bench = silent(until=103.9)
+    bench.at(104.0)
+    assert bench.asked() == ["h2", "h3", "h4"]
+    assert [e for e in bench.wanted if isinstance(e, ReadBmc | ReadNova)] == [ReadBmc(host="h1"), ReadNova(host="h1")]
+    assert [(v.verdict, v.silent, v.last_seen_at) for v in bench.verdicts()] == [(Verdict.SUSPECT, 1, 100.0)]
+    assert {e.deadline_s for e in bench.wanted if isinstance(e, AskWitness)} == {1.5}
+    bench.answer(SILENT, SILENT, SILENT)
+    bench.at(106.0)
+    assert [e for e in bench.wanted if isinstance(e, ReadBmc | ReadNova)] == [ReadNova(host="h1")], "its BMC once"
+    assert bench.asked() == ["h2", "h3", "h4"]
+    assert bench.verdicts() == []
+
+
+def test_a_verdict_is_given_once_a_round() -> None:
+    bench = silent()
+    bench.at(112.0)
+    bench.answer(SILENT, SILENT, SILENT)
+    assert [(v.verdict, v.signed_at) for v in bench.verdicts()] == [(Verdict.DOWN, None)]
+    bench.see(Disconnected(host="h1", at=112.0, answered=False))
+    assert len(bench.verdicts()) == 1
+    bench.at(113.0)
+    assert bench.verdicts() == []
+
+
+def test_a_signed_answer_is_dated_by_its_question() -> None:
+    bench = silent((SILENT, SIGNED, SILENT), until=108.0)
+    bench.at(110.0)
+    given = bench.verdicts()
+    assert [(v.verdict, v.signed_at) for v in given] == [(Verdict.PARTITIONED, 108.0)]
+
+
+def test_who_could_not_say_is_left_out_of_the_next_round_where_enough_remain() -> None:
+    bench = silent((SILENT, Answer.FAILED, SILENT), until=104.0)
+    assert bench.at(106.0).asked() == ["h2", "h4"]
+    none = silent((Answer.FAILED, Answer.FAILED, Answer.FAILED), until=104.0)
+    assert none.at(106.0).asked() == ["h2", "h3", "h4"]
+    two = silent((SILENT, SILENT, Answer.FAILED), until=104.0, witnesses_min=2)
+    assert two.at(106.0).asked() == ["h2", "h3"]
+    three = silent((SILENT, SILENT, Answer.FAILED), until=104.0, witnesses_min=3)
+    assert three.at(106.0).asked() == ["h2", "h3", "h4"]
+
+
+def test_it_is_not_looked_at_more_often_than_twenty_times_a_second() -> None:
+    bench = silent()
+    assert min(bench.lookout.next_times()) >= 110.0
+    bench.at(111.95)
+    bench.see(Disconnected(host="h1", at=111.95, answered=False))
+    assert bench.lookout._look_at["h1"] == 112.0
+    bench.at(111.99)
+    bench.see(Disconnected(host="h1", at=111.99, answered=False))
+    assert bench.lookout._look_at["h1"] == pytest.approx(112.04)
+
+
+def test_a_report_is_looked_into_at_once() -> None:
+    bench = Bench()
+    bench.now_s = 101.0
+    bench.see(Reported(host="h1", at=101.0, source="nagios", text="no ping"))
+    assert [v.reason for v in bench.verdicts()] == ["nagios: no ping"]
+    calm = Bench()
+    calm.now_s = 101.0
+    calm.see(Disconnected(host="h1", at=101.0, answered=False))
+    assert (calm.verdicts(), calm.lookout.views["h1"].misses) == ([], 1)
+
+
+def test_what_is_seen_of_a_suspect_is_judged_at_once() -> None:
+    bench = silent((), until=108.0)
+    bench.now_s = 109.9
+    bench.told.clear()
+    bench.answer(SILENT, SILENT, SILENT)
+    assert bench.verdicts() == []
+    bench.now_s = 110.0
+    row = ComputeService(id="1", host="h1", updated_at="t1")
+    bench.see(NovaSeen(host="h1", at=110.0, service=row))
+    assert bench.lookout.views["h1"].nova_base == "t1"
+    assert [v.verdict for v in bench.verdicts()] == [Verdict.DOWN]
+
+
+@pytest.mark.parametrize(("leads", "opened", "tells"), [(True, True, True), (False, True, False), (True, False, False)])
+def test_readings_are_passed_on_where_there_is_an_incident(leads: bool, opened: bool, tells: bool) -> None:
+    bench = Bench(leads=leads)
+    bench.open = {"h1"} if opened else set()
+    readings = (Reading(device="bmc", power=Power.ON, at=100.0),)
+    bench.see(PowerSeen(host="h1", at=100.0, readings=readings))
+    assert bench.told == ([PowerRead(host="h1", readings=readings)] if tells else [])
+
+
+# --- several at once ---
+
+
+def together(bench: Bench) -> list[tuple[str, int, int]]:
+    return [(v.host, v.silent, v.silent_domain) for v in bench.verdicts()]
+
+
+def test_hosts_that_fall_silent_together_are_counted_in_all_and_by_failure_domain() -> None:
+    bench = Bench(hosts=6, racks=2)
+    bench.at(103.0)
+    keep_alive(bench, "h4", "h5", "h6")
+    bench.at(104.0)
+    assert together(bench) == [("h1", 1, 1), ("h2", 2, 1), ("h3", 3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        ("", 2),
+        ("maintenance", 1),
+        ("settled", 1),
+        ("settled, closed", 2),
+        ("unsettled", 2),
+        ("never seen", 1),
+        ("partitioned", 1),
+        ("no record", 2),
+    ],
+)
+def test_who_is_not_counted_among_the_silent(change: str, count: int) -> None:
+    """h2 fell silent with h1."""
+    bench = Bench()
+    bench.at(103.0)
+    keep_alive(bench, "h1", "h3", "h4")
+    bench.at(104.0)
+    if change == "maintenance":
+        bench.record("h2", maintenance="planned")
+    if change == "no record":
+        del bench.state.hosts["h2"]
+    if "settled" in change:
+        incident = Incident(
+            id="i",
+            kind=Kind.HOST,
+            host="h2",
+            subject="h2",
+            mode=Mode.AUTO,
+            plan=RECOVER,
+            opened_at=0.0,
+            opened_wall=0.0,
+            verdict=Verdict.DOWN,
+            verdict_at=0.0,
+            reason="",
+            settled=change != "unsettled",
+            phase=Phase.CLOSED if "closed" in change else Phase.OPEN,
+        )
+        bench.state = State(hosts=bench.state.hosts, incidents={"i": incident})
+    view = bench.lookout.views["h2"]
+    if change == "never seen":
+        bench.lookout.views["h2"] = replace(view, seen=False)
+    if change == "partitioned":
+        bench.lookout.views["h2"] = replace(view, verdict=Verdict.PARTITIONED)
+    bench.at(107.0)
+    assert [(h, n) for h, n, _ in together(bench) if h == "h1"] == [("h1", count)]
+
+
+@pytest.mark.parametrize(("gap_s", "count"), [(20.0, 2), (20.1, 1), (-20.0, 2), (-20.1, 1)])
+def test_only_hosts_that_fell_silent_at_about_the_same_time_count(gap_s: float, count: int) -> None:
+    bench = Bench()
+    bench.at(103.0)
+    keep_alive(bench, "h1", "h3", "h4")
+    bench.at(104.0)
+    bench.lookout.views["h2"] = replace(bench.lookout.views["h2"], suspect_at=107.0 - gap_s)
+    bench.at(107.0)
+    assert [(h, n) for h, n, _ in together(bench) if h == "h1"] == [("h1", count)]
+
+
+def test_when_too_many_are_silent_our_own_network_is_doubted() -> None:
+    bench = Bench()
+    bench.reach("h1", "h4")
+    bench.at(103.0)
+    keep_alive(bench, "h4")
+    for now_s in (104.0, 106.0, 108.0, 110.0):
+        bench.at(now_s)
+        keep_alive(bench, "h4")
+        bench.answer(SILENT)
+    given = [v for v in bench.verdicts() if v.host == "h1"]
+    assert {v.verdict for v in given} == {Verdict.UNKNOWN}
+    assert "3 of 4 hosts are silent" in given[0].reason
+
+
+# --- quiet times ---
+
+
+def test_hosts_reach_each_other_other_failure_domains_first() -> None:
+    bench = Bench(hosts=5, racks=2, probes=2)
+    bench.at(102.0)
+    assert bench.asked("h1") == ["h2", "h4"]
+    assert bench.asked("h5") == ["h2", "h4"]
+    assert bench.asked("h2") == ["h3", "h5"]
+    assert {e.deadline_s for e in bench.wanted if isinstance(e, AskWitness)} == {1.5}
+    same = Bench(hosts=5, racks=1, probes=3)
+    assert same.at(102.0).asked("h4") == ["h5", "h1", "h2"]
+
+
+def test_only_hosts_that_are_heard_are_asked_and_asked_about() -> None:
+    bench = Bench()
+    views = bench.lookout.views
+    views["h2"] = replace(views["h2"], heard_at=None)
+    views["h3"] = replace(views["h3"], suspect_at=101.0)
+    bench.at(102.0)
+    assert (bench.asked("h1"), bench.asked("h2"), bench.asked("h3")) == (["h4"], [], [])
+
+
+@pytest.mark.parametrize(
+    ("probes", "reached", "next_s"), [(3, 3, 102.0), (3, 2, 2.0), (9, 3, 102.0), (9, 2, 2.0), (1, 0, 2.0)]
+)
+def test_who_is_reached_by_few_is_asked_about_again_soon(probes: int, reached: int, next_s: float) -> None:
+    """A third of the time that a witness stays fresh otherwise; but hosts are only four."""
+    bench = Bench(probes=probes, witness_fresh_s=306.0)
+    bench.reach("h1", *[f"h{n + 2}" for n in range(reached)])
+    bench.at(102.0)
+    assert [at for at, host in bench.lookout._probes if host == "h1"] == [102.0 + next_s]
+
+
+def test_a_host_that_is_not_heard_is_tried_again_in_a_second() -> None:
+    bench = Bench(heard=False)
+    bench.at(102.0)
+    assert {at for at, _ in bench.lookout._probes} == {103.0}
+    hasty = Bench(heard=False, witness_fresh_s=1.5)
+    hasty.at(102.0)
+    assert {at for at, _ in hasty.lookout._probes} == {102.5}
+
+
+def test_a_single_host_needs_nobody_it_cannot_have() -> None:
+    bench = Bench(hosts=1, witness_fresh_s=306.0)
+    bench.at(102.0)
+    assert bench.wanted == []
+    assert [at for at, _ in bench.lookout._probes] == [104.0]
+
+
+def test_who_reached_a_host_lately_is_kept() -> None:
+    bench = Bench()
+    bench.reach("h1", "h3", "h2")
+    bench.reach("h1", "h4", answer=SILENT)
+    bench.lookout.reached["h1"]["h4"] = 102.0 - 300.1
+    bench.at(102.0)
+    assert [e for e in bench.told if isinstance(e, WitnessesSeen)] == [WitnessesSeen(host="h1", witnesses=("h2", "h3"))]
+    bench.record("h1", witnesses=("h2", "h3"))
+    bench.lookout.reached["h1"]["h4"] = 204.0 - 300.0
+    for n in (1, 2, 3, 4):
+        bench.beat(f"h{n}")
+    bench.lookout.reached["h1"].pop("h4")
+    bench.at(104.0)
+    assert [e for e in bench.told if isinstance(e, WitnessesSeen)] == [], "only a change is told"
+
+
+@pytest.mark.parametrize(("age_s", "kept"), [(300.0, True), (300.1, False)])
+def test_who_reached_it_long_ago_is_not_kept(age_s: float, kept: bool) -> None:
+    bench = Bench()
+    bench.lookout.reached["h1"] = {"h2": 102.0 - age_s}
+    bench.at(102.0)
+    assert bool([e for e in bench.told if isinstance(e, WitnessesSeen)]) is kept
+
+
+@pytest.mark.parametrize(
+    ("leads", "record", "known", "kept"),
+    [
+        (True, True, (), True),
+        (True, True, ("h9",), False),
+        (False, True, (), False),
+        (True, False, (), False),
+    ],
+)
+def test_the_first_witness_is_kept_at_once(leads: bool, record: bool, known: tuple[str, ...], kept: bool) -> None:
+    bench = Bench(leads=leads)
+    bench.record("h1", witnesses=known)
+    if not record:
+        del bench.state.hosts["h1"]
+    bench.reach("h1", "h2")
+    assert bench.told == ([WitnessesSeen(host="h1", witnesses=("h2",))] if kept else [])
+
+
+def test_how_many_may_speak_of_a_host() -> None:
+    bench = Bench()
+    bench.reach("h1", "h2", "h3", "gone")
+    assert (bench.lookout.witnesses("h1"), bench.lookout.witnesses("h2"), bench.lookout.witnesses("h9")) == (2, 0, 0)
+
+
+# --- after a pause of our own ---
+
+
+def test_after_a_pause_every_host_gets_a_full_window() -> None:
+    bench = silent(until=108.0)
+    bench.now_s = 140.0
+    bench.lookout.paused()
+    for host in ("h1", "h2"):
+        view = bench.lookout.views[host]
+        assert (view.window_at, view.suspect_at, view.round, view.judged) == (140.0, None, None, None)
+    assert bench.at(143.9).verdicts() == []
+    bench.at(144.0)
+    assert ("h1", Verdict.SUSPECT) in {(v.host, v.verdict) for v in bench.verdicts()}
+    early = Bench()
+    early.now_s = 90.0
+    early.lookout.paused()
+    assert early.lookout.views["h1"].window_at == 100.0
+
+
+def test_after_a_pause_a_host_that_was_silent_is_silent_no_more() -> None:
+    bench = silent(until=104.0)
+    bench.now_s = 140.0
+    bench.lookout.paused()
+    assert bench.lookout._together(replace(bench.lookout.views["h2"], suspect_at=140.0)) == []

@@ -15,7 +15,10 @@ from ha_agent.model import (
 )
 from ha_agent.policy import Recovery, Select
 
-MOVABLE = frozenset({"ACTIVE", "SHUTOFF", "ERROR", "REBUILD"})
+REBOOTING = frozenset({"REBOOT", "HARD_REBOOT"})
+"""Somebody's reboot was under way when the host died: it ran, and nothing else can end that task."""
+
+MOVABLE = frozenset({"ACTIVE", "SHUTOFF", "ERROR", "REBUILD"}) | REBOOTING
 """Statuses from which Nova accepts an evacuation (REBUILD: one that never ended)."""
 
 REBUILD_TAG = "recover-from-image"
@@ -97,7 +100,7 @@ def plan(survey: Survey, host: str, recovery: Recovery) -> tuple[ServerProgress,
                 name=server.name,
                 project_id=server.project_id,
                 tags=server.tags,
-                prior=server.status,
+                prior="ACTIVE" if server.status in REBOOTING else server.status,
                 stage=stage,
                 reason=reason,
                 priority=priority(server, recovery.select),

@@ -363,14 +363,19 @@ def test_a_guest_whose_reboot_was_taken_is_looked_at() -> None:
     assert told(decision, "guest.recovery.error") == []
 
 
+def listed(subject: Incident, **fields: object) -> Decision:
+    """The listing that it waits for is answered."""
+    return answer(subject, command=subject.pending[0].id, **fields)
+
+
 def test_before_a_guest_is_rebooted_again_its_host_is_asked_whether_it_still_has_it() -> None:
     waiting = guests_incident(rounds=1, next_at=NOW)
     decision = tick(waiting)
     assert [(c.kind, c.hosts) for c in decision.commands] == [(CommandKind.LIST_SERVERS, ("h1",))]
     assert sent(tick(after(decision))) == []
-    there = answer(after(decision), survey=rows(host="h1"))
+    there = listed(after(decision), survey=rows(host="h1"))
     assert sent(there) == [CommandKind.REBOOT]
-    unknown = answer(after(decision), status=Status.FAILED, error="503")
+    unknown = listed(after(decision), status=Status.FAILED, error="503")
     assert (sent(unknown), after(unknown).servers[0].looks) == ([], 0)
     assert "cannot be listed: 503" in after(unknown).waiting
 
@@ -381,6 +386,6 @@ def test_a_guest_that_is_gone_from_its_host_is_not_rebooted_for_ever() -> None:
     for look in range(3):
         assert now.phase is Phase.OPEN, look
         waiting = replace(now, next_at=NOW, poll_at=0.0)
-        now = after(answer(after(tick(waiting)), survey=Survey()))
+        now = after(listed(after(tick(waiting)), survey=Survey()))
     assert (now.phase, now.servers[0].stage) == (Phase.CLOSED, ServerStage.NOT_MOVED)
     assert "deleted, or moved" in now.servers[0].reason

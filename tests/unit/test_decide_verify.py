@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -363,7 +365,7 @@ def test_a_guest_whose_reboot_was_taken_is_looked_at() -> None:
     assert told(decision, "guest.recovery.error") == []
 
 
-def listed(subject: Incident, **fields: object) -> Decision:
+def listed(subject: Incident, **fields: Any) -> Decision:
     """The listing that it waits for is answered."""
     return answer(subject, command=subject.pending[0].id, **fields)
 

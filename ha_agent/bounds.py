@@ -1,28 +1,29 @@
 """L1: how long silence lasts until an alarm, and until evidence. Pure arithmetic, printed by `config check` and asserted by the simulator.
 
-    silence to alarm            = down_after_s + probe_timeout_s + LOOP_SLACK_S
-    silence to evidence, level k = down_after_s + OFF_SLACK_S + k * attempt_s
+    silence to alarm             = down_after_s + ANSWER_SLACK_S + TURN_S
+    silence to evidence, level k = down_after_s + ANSWER_SLACK_S + TURN_S + k * attempt_s
 
-At `down_after_s` of silence the last round of witnesses may just have begun; it ends within `probe_timeout_s`. From the verdict to
-the first off command pass at most OFF_SLACK_S. Each level that fails costs its whole attempt, and the level that works may need its
-whole attempt too. The bounds hold for a controller that leads, is armed, and is below the storm limit; a take-over adds one lease and
-one full window. Evidence of a hung host comes `hung_patience_s` later, for that is how long Nova's view must stand still.
+Silence counts from the last heartbeat. Every round of witnesses that began early enough for its answers has been heard at `down_after_s`
+(`config check` refuses times in which there is none); the last answer may be ANSWER_SLACK_S late. From the verdict to what is told of it, and to
+the first off command, pass at most TURN_S. Each level that fails costs its whole attempt, and the level that works may need its whole
+attempt too. The bounds hold for a controller that leads, is armed, and is below the storm limit, and evidence is that near if the
+witnesses that are asked can answer; a take-over adds one lease and one full window. Evidence of a hung host comes `hung_patience_s` later, for
+that is how long Nova's view must stand still.
 """
 
 from __future__ import annotations
 
 from ha_agent.policy import HostPolicy, Policy
+from ha_agent.witness import ANSWER_SLACK_S
 
-LOOP_SLACK_S = 1.0  # one turn of the loop, and its journal write
-OFF_SLACK_S = 1.0  # verdict, journal write, lease read, sending
+TURN_S = 1.0  # a turn of the loop, its journal write, the look at the lease, the sending
 
 
 def host_bounds(host: HostPolicy) -> tuple[float, list[float]]:
     """Seconds of silence until an alarm, and until evidence by each level, for one host."""
     detection, fencing = host.detection, host.fencing
-    alarm = detection.down_after_s + detection.probe_timeout_s + LOOP_SLACK_S
-    first = detection.down_after_s + OFF_SLACK_S
-    return alarm, [first + (level + 1) * fencing.attempt_s for level in range(len(fencing.levels))]
+    alarm = detection.down_after_s + ANSWER_SLACK_S + TURN_S
+    return alarm, [alarm + (level + 1) * fencing.attempt_s for level in range(len(fencing.levels))]
 
 
 def bounds(policy: Policy) -> tuple[float, list[float]]:

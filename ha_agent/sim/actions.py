@@ -188,10 +188,17 @@ def _between(sim: Simulation, act: Callable[[str, str], object]) -> None:
 
 _action(
     "device",
-    "HOST FAULT [DEVICE]",
-    lambda s, a: s.world.fault(a[0], DeviceFault(a[1]), *a[2:]),
-    lambda s, a: s.world.fault(a[0], DeviceFault.NONE, *a[2:]),
+    "HOST FAULT [DEVICE [OFF_S]]",
+    lambda s, a: _device(s, *a),
+    lambda s, a: s.world.fault(a[0], DeviceFault.NONE, *a[2:3]),
 )
+
+
+def _device(sim: Simulation, host: str, fault: str, device: str | None = None, off_s: str | None = None) -> None:
+    if device is not None and off_s is not None:
+        sim.world.hosts[host].devices[device].off_s = float(off_s)
+    sim.world.fault(host, DeviceFault(fault), device)
+
 
 # --- Nova, its helpers, and what people do to servers ---
 
@@ -226,6 +233,7 @@ _action(
 )
 _action("slow_evacuations", "SECONDS", lambda s, a: _evacuations_take(s, float(a[0])))
 _action("newest_nova", "", lambda s, a: _newest_nova(s))
+_action("evacuate", "SERVER", lambda s, a: _evacuate(s, a[0]))
 _action("migrate", "SERVER HOST SECONDS", lambda s, a: _migrate(s, a[0], a[1], float(a[2])))
 _action("reset_state", "SERVER STATE", lambda s, a: _reset_state(s, a[0], a[1]))
 _action("lock", "SERVER", lambda s, a: _lock(s, a[0], locked=True), lambda s, a: _lock(s, a[0], locked=False))
@@ -258,6 +266,16 @@ def _evacuations_take(sim: Simulation, seconds: float) -> None:
 def _newest_nova(sim: Simulation) -> None:
     sim.world.log("requests are made as of microversion 2.95: evacuated servers land stopped")
     sim.world.microversion = FIRST_STOPPING_MICROVERSION
+
+
+def _evacuate(sim: Simulation, name: str) -> None:
+    """A person does it by hand. Nova takes it once it calls the host's service down."""
+    try:
+        sim.world.nova.evacuate(_server(sim, name))
+    except NovaError as error:
+        sim.world.log(f"somebody cannot evacuate {name}: {error.message}")
+    else:
+        sim.world.log(f"somebody evacuates {name} by hand")
 
 
 def _reset_state(sim: Simulation, name: str, state: str) -> None:

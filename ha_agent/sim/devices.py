@@ -17,7 +17,7 @@ class DeviceFault(StrEnum):
     REFUSE = "refuse"  # it answers, and refuses the session (a changed password)
     SLOW = "slow"  # each answer takes SLOW_S
     IGNORE_OFF = "ignore_off"  # says yes and does nothing
-    SLOW_OFF = "slow_off"  # off takes SLOW_OFF_S
+    SLOW_OFF = "slow_off"  # off takes `off_s`
     FLAKY = "flaky"  # every other reading fails
     RESTORES = "restores"  # its policy is "always on": on again RESTORE_S after an off
     ELSEWHERE = "elsewhere"  # its address leads to another machine's device by now
@@ -41,11 +41,12 @@ MUTE = {
 
 @dataclass
 class Device:
-    """One fencing device of one host."""
+    """One fencing device of one host. `off_s`: how long an off takes where it is slow."""
 
     name: str
     fault: DeviceFault = DeviceFault.NONE
     looks: int = 0
+    off_s: float = SLOW_OFF_S
 
     def read(self, *, powered: bool) -> tuple[Power, str]:
         """One look at it, and why it is unknown."""

@@ -53,7 +53,8 @@ class Judge:
         self._lost: dict[str, float] = {}  # server -> when the answer to its evacuation was found lost
         self._lease: tuple[int, int] = (0, 0)
         self._lease_at = 0.0
-        self._deaths: dict[str, float] = {}
+        self._deaths: dict[str, float] = {}  # host -> when it was last heard
+        self._spoke: dict[str, float] = {}
         self._published: set[str] = set()
         store.on_commit(self._committed)
 
@@ -104,8 +105,9 @@ class Judge:
         """Once per heartbeat interval: who can hear the host, and since when."""
         world, now = self.world, self.world.now
         host = world.hosts[name]
-        if host.powered:
+        if host.speaks:
             self._deaths.pop(name, None)
+            self._spoke[name] = now
         for c in controllers:
             key = (c.name, name)
             if c.engine is not None and not c.paused and host.speaks and world.reach(c.name, name):
@@ -292,8 +294,8 @@ class Judge:
     # --- L1 ---
 
     def died(self, host: str) -> None:
-        """A host died a death that nothing hides: armed, alone, with a device that works. L1 holds for it."""
-        self._deaths[host] = self.world.now
+        """A host died a death that nothing hides: armed, alone, with a device that works. L1 holds for it, from its last heartbeat on."""
+        self._deaths[host] = self._spoke.get(host, self.world.now)
 
     def _committed(self, moment: Moment, number: int, writes: Sequence[Put | Delete]) -> None:
         if moment is not Moment.AFTER:
@@ -318,10 +320,10 @@ class Judge:
         if note.event_type == "incident.opened" and silent > alarm_s:
             self.broken("L1", f"{host}: {silent:.1f} s from silence to alarm, the bound is {alarm_s:.1f} s")
         if note.event_type == "host.fence.end":
-            if evidence_s and silent > evidence_s[-1]:
-                self.broken(
-                    "L1", f"{host}: {silent:.1f} s from silence to evidence, the bound is {evidence_s[-1]:.1f} s"
-                )
+            level = int(str(data.get("level", 0))) if isinstance(data, dict) else 0
+            if silent > evidence_s[level]:
+                text = f"{silent:.1f} s from silence to evidence by level {level + 1}, the bound is {evidence_s[level]:.1f} s"
+                self.broken("L1", f"{host}: {text}")
             del self._deaths[host]
 
     def late(self) -> None:

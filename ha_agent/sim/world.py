@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ha_agent.model import Answer, Power
 from ha_agent.policy import Policy
-from ha_agent.sim.devices import MUTE, RESTORE_S, SLOW_OFF_S, Device, DeviceFault
+from ha_agent.sim.devices import MUTE, RESTORE_S, Device, DeviceFault
 from ha_agent.sim.network import BMCS, NOVA, Network
 from ha_agent.sim.nova_state import NovaState
 from ha_agent.sim.timeline import Timeline, stream
@@ -320,14 +320,15 @@ class World:
 
     def switch(self, who: str, name: str, device_name: str, *, on: bool) -> bool:
         """An on or off request of a controller reaches a device. False: nobody carries it out."""
-        fault = self.hosts[name].devices[device_name].fault
+        device = self.hosts[name].devices[device_name]
+        fault = device.fault
         if fault in MUTE or not self.reach(who, BMCS):
             return False
         if on:
             self.power_on(name, f"{device_name} switches it on")
         elif fault is DeviceFault.SLOW_OFF:
             life = self.hosts[name].life
-            self.timeline.after(SLOW_OFF_S, lambda: self._slow_off(name, device_name, life))
+            self.timeline.after(device.off_s, lambda: self._slow_off(name, device_name, life))
         elif fault not in (DeviceFault.IGNORE_OFF, DeviceFault.LYING):
             self.power_off(name, f"{device_name} switches it off")
             if fault is DeviceFault.RESTORES:

@@ -157,12 +157,12 @@ def test_bounds_by_hand() -> None:
         detection=Detection(down_after_s=10, probe_timeout_s=1.5),
         fencing=FencingPolicy(levels=(("a",), ("b",)), attempt_s=20),
     )
-    assert host_bounds(host) == (12.5, [31.0, 51.0])
+    assert host_bounds(host) == (11.5, [31.5, 51.5])
     slow = HostPolicy(name="s", detection=Detection(down_after_s=30), fencing=FencingPolicy(levels=(("a",),)))
-    assert bounds(Policy(hosts={"h": host, "s": slow})) == (32.5, [51.0, 51.0])
+    assert bounds(Policy(hosts={"h": host, "s": slow})) == (31.5, [51.5, 51.5])
     assert bounds(Policy()) == (0.0, [])
 
 
 def test_the_bound_of_evidence_uses_the_number_of_levels() -> None:
     loaded = load(GOOD.replace("[[bmc]]", "[[bmc]]\n  attempt_s: 30"))
-    assert bounds(loaded.policy)[1] == [41.0]
+    assert bounds(loaded.policy)[1] == [41.5]

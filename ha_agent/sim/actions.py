@@ -233,6 +233,7 @@ _action(
 )
 _action("slow_evacuations", "SECONDS", lambda s, a: _evacuations_take(s, float(a[0])))
 _action("newest_nova", "", lambda s, a: _newest_nova(s))
+_action("reboot_server", "SERVER", lambda s, a: _reboot_server(s, a[0]))
 _action("evacuate", "SERVER", lambda s, a: _evacuate(s, a[0]))
 _action("migrate", "SERVER HOST SECONDS", lambda s, a: _migrate(s, a[0], a[1], float(a[2])))
 _action("reset_state", "SERVER STATE", lambda s, a: _reset_state(s, a[0], a[1]))
@@ -266,6 +267,11 @@ def _evacuations_take(sim: Simulation, seconds: float) -> None:
 def _newest_nova(sim: Simulation) -> None:
     sim.world.log("requests are made as of microversion 2.95: evacuated servers land stopped")
     sim.world.microversion = FIRST_STOPPING_MICROVERSION
+
+
+def _reboot_server(sim: Simulation, name: str) -> None:
+    sim.world.log(f"the owner of {name} reboots it")
+    sim.world.nova.reboot(_server(sim, name))
 
 
 def _evacuate(sim: Simulation, name: str) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ha_agent.cli.common import JsonOption
 from ha_agent.errors import UsageError
+
+DAYS_MAX = 3650
+EACH_MAX = 1_000_000
+JOBS_MAX = 256
 
 
 def demo(
@@ -23,18 +29,97 @@ def demo(
     raise typer.Exit(run(DemoOptions(hosts=hosts, instances=instances, failure=failure, seed=seed, json=json)))
 
 
+Seeds = Annotated[int | None, typer.Option(help="How many lives of a cloud.  [default: 10]", show_default=False)]
+FirstSeed = Annotated[
+    int | None, typer.Option(help="The first seed; a seed replays the same life.  [default: 1]", show_default=False)
+]
+Days = Annotated[float | None, typer.Option(help="Virtual days of each.  [default: 1]", show_default=False)]
+LogOption = Annotated[bool, typer.Option("--log", help="Print every line of the lives.")]
+Script = Annotated[Path | None, typer.Option(metavar="FILE", help="Replay the life of a script.")]
+Matrix = Annotated[
+    int | None,
+    typer.Option(
+        metavar="EACH", help="Strike with every fault at every step of the plans, until each pair counted so often."
+    ),
+]
+Jobs = Annotated[int | None, typer.Option(help="With --matrix: processes.  [default: 1]", show_default=False)]
+StrikeOption = Annotated[
+    str | None, typer.Option(metavar="STEP/FAULT", help="Replay one strike of the matrix, of --first-seed.")
+]
+
+
 def simulate(
-    seeds: Annotated[int, typer.Option(help="How many lives of a cloud.")] = 10,
-    first_seed: Annotated[int, typer.Option(help="The first seed; a seed replays the same life.")] = 1,
-    days: Annotated[float, typer.Option(help="Virtual days of each.")] = 1.0,
+    seeds: Seeds = None,
+    first_seed: FirstSeed = None,
+    days: Days = None,
     json: JsonOption = False,
+    log: LogOption = False,
+    script: Script = None,
+    matrix: Matrix = None,
+    jobs: Jobs = None,
+    strike: StrikeOption = None,
 ) -> None:
-    """Lives of a cloud in virtual time, with faults of every kind; a judge watches that no instance runs twice."""
-    if seeds < 1 or not 0 < days <= 3650:
-        raise UsageError("nothing would be simulated", "use --seeds from 1, --days above 0 and at most 3650")
+    """Lives of a cloud in virtual time, with faults of every kind; a judge watches that no instance runs twice.
+
+    The same seed gives the same bytes everywhere; any whole number is a seed. --script, --matrix and --strike do one other thing each.
+    """
+    given = {
+        "--seeds": seeds is not None,
+        "--first-seed": first_seed is not None,
+        "--days": days is not None,
+        "--json": json,
+        "--log": log,
+        "--script": script is not None,
+        "--matrix": matrix is not None,
+        "--jobs": jobs is not None,
+        "--strike": strike is not None,
+    }
+    # Only once a command is chosen is its part of the simulator loaded.
+    if script is not None:
+        _only(given, "--script")
+        from ha_agent.sim.simulate import replay_script
+
+        raise typer.Exit(replay_script(script))
+    if matrix is not None:
+        _only(given, "--matrix", "--jobs", "--first-seed")
+        _within("--matrix", matrix, 1, EACH_MAX)
+        _within("--jobs", 1 if jobs is None else jobs, 1, JOBS_MAX)
+        from ha_agent.sim.matrix import run as fill
+
+        raise typer.Exit(fill(matrix, jobs or 1, 0 if first_seed is None else first_seed))
+    if strike is not None:
+        _only(given, "--strike", "--first-seed")
+        step, slash, fault = strike.partition("/")
+        if not slash:
+            raise UsageError(f"--strike wants STEP/FAULT, not {strike!r}", "for example: --strike 'fence/Nova 503'")
+        if first_seed is None:
+            raise UsageError("--strike wants the seed of its story", "add --first-seed")
+        from ha_agent.sim.matrix import replay
+
+        raise typer.Exit(replay(first_seed, step, fault))
+    if jobs is not None:
+        raise UsageError("--jobs goes with --matrix only", "leave it out")
+    if json and log:
+        raise UsageError("--log prints text, and --json JSON", "leave one of them out")
+    seeds, days = 10 if seeds is None else seeds, 1.0 if days is None else days
+    if seeds < 1 or not 0 < days <= DAYS_MAX:
+        raise UsageError("nothing would be simulated", f"use --seeds from 1, --days above 0 and at most {DAYS_MAX}")
     from ha_agent.sim.simulate import run
 
-    raise typer.Exit(run(seeds, first_seed, days, json))
+    raise typer.Exit(run(seeds, 1 if first_seed is None else first_seed, days, json, log=log))
+
+
+def _only(given: Mapping[str, bool], option: str, *others: str) -> None:
+    """Raises UsageError where an option was given that does not go with `option`."""
+    wrong = [name for name, is_given in given.items() if is_given and name not in (option, *others)]
+    if wrong:
+        goes = f"{', '.join(others)} only" if others else "nothing else"
+        raise UsageError(f"{', '.join(wrong)} cannot be used with {option}", f"with {option} goes {goes}")
+
+
+def _within(option: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UsageError(f"{option} is {value}", f"use {least} to {most}")
 
 
 def add(app: typer.Typer) -> None:

@@ -17,10 +17,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TextIO
 
 from ha_agent.controller.engine import Engine
+from ha_agent.errors import UsageError
 from ha_agent.model import Step
 from ha_agent.sim.faults import BY_NAME, TABLE, Fault
 from ha_agent.sim.impossible import reason
@@ -38,7 +38,7 @@ Seen = tuple[float, str, object]
 
 @dataclass(frozen=True)
 class Strike:
-    """What became of one. `changed`: something that reached a controller differs from the twin."""
+    """What became of one. `changed`: something that reached a controller differs from the twin. `log_sha256`: of all lines of its log."""
 
     seed: int
     step: str
@@ -46,6 +46,7 @@ class Strike:
     changed: bool
     lines: list[str]
     violations: list[str]
+    log_sha256: str = ""
 
     @property
     def replay(self) -> str:
@@ -101,8 +102,16 @@ def watched(stage: Stage) -> list[Seen]:
 class Play:
     """The second time: `meet` is called at each moment, and may fork. In a copy, `meet` returns the fault that strikes there."""
 
-    def __init__(self, seed: int, make: MakeEngine, meet: Callable[[Stage, str], Fault | None]) -> None:
-        self.stage = Stage(seed, make)
+    def __init__(
+        self,
+        seed: int,
+        make: MakeEngine,
+        meet: Callable[[Stage, str], Fault | None],
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.stage = Stage(seed, make, self._log)
+        self.digest = hashlib.sha256()
+        self._tell = log
         self._meet = meet
         self.struck: tuple[str, Fault, list[str]] | None = None
         self._lines: dict[int, str] = {}
@@ -120,6 +129,10 @@ class Play:
                 self._at(mark.step)
         if self.struck is not None:
             stage.finish()
+
+    def _log(self, line: str) -> None:
+        self.digest.update(f"{line}\n".encode())
+        self._tell(line)
 
     def _on_line(self, number: int) -> None:
         if self.struck is None and number in self._lines:
@@ -174,7 +187,8 @@ def strikes(seed: int, wanted: Mapping[str, Sequence[str]], make: MakeEngine = E
         step, fault, lines = play.struck
         changed = differs.found or play.stage.sim.signature() != end
         violations = [str(v) for v in play.stage.sim.violations] + [problem] * bool(problem)
-        os.write(pipes[0], json.dumps([seed, step, fault.name, changed, lines, violations]).encode())
+        digest = play.digest.hexdigest()
+        os.write(pipes[0], json.dumps([seed, step, fault.name, changed, lines, violations, digest]).encode())
     finally:
         os._exit(0)
 
@@ -183,8 +197,7 @@ def _received(read: int, pid: int) -> Strike:
     with os.fdopen(read, "rb") as pipe:
         text = pipe.read()
     os.waitpid(pid, 0)
-    seed, step, fault, changed, lines, violations = json.loads(text)
-    return Strike(seed, step, fault, changed, lines, violations)
+    return Strike(*json.loads(text))
 
 
 class _Difference:
@@ -288,24 +301,29 @@ def _grouped(pairs: Iterable[str]) -> str:
 
 
 def replay(seed: int, step: str, fault: str, out: TextIO | None = None, make: MakeEngine = Engine) -> int:
-    """One strike again, from its beginning, with its log. 0 if no rule was broken."""
+    """One strike again, from its beginning, with its log and a digest of it. Raises UsageError where the step or the fault is not known,
+    or the seed's story does not come to the step. 0 if no rule was broken."""
     stdout = out if out is not None else sys.stdout
+    if step not in STEPS:
+        raise UsageError(f"no step is named {step!r}", f"use one of: {', '.join(STEPS)}")
+    if fault not in BY_NAME:
+        raise UsageError(f"no fault is named {fault!r}", f"use one of: {', '.join(BY_NAME)}")
     twin = Stage(seed, make)
     twin.begin()
     twin.finish()
-    plan = [m for m in moments(Stage(seed, make), twin) if m[0].step == step]
-    play = Play(seed, make, lambda stage, at: BY_NAME[fault] if at == step else None)
-    digest = hashlib.sha256()
+    plan = moments(Stage(seed, make), twin)
+    steps = [m[0].step for m in plan]
+    if step not in steps:
+        raise UsageError(f"the story of seed {seed} does not come to {step!r}", f"use one of: {', '.join(steps)}")
 
-    def log(line: str) -> None:
-        digest.update(f"{line}\n".encode())
-        print(line, file=stdout)
+    def meet(stage: Stage, at: str) -> Fault | None:
+        return BY_NAME[fault] if at == step else None
 
-    play.stage.tell(log)
-    play.run(plan)
+    play = Play(seed, make, meet, lambda line: print(line, file=stdout))
+    play.run([m for m in plan if m[0].step == step])
     for v in play.stage.sim.violations:
         print(f"violation: {v}", file=stdout)
-    print(f"log sha256 {digest.hexdigest()}", file=stdout)
+    print(f"log sha256 {play.digest.hexdigest()}", file=stdout)
     return 1 if play.stage.sim.violations else 0
 
 
@@ -314,4 +332,4 @@ def data(tally: Tally) -> dict[str, Any]:
     return {step: {f.name: tally.counted[step, f.name] for f in FAULTS} for step in STEPS}
 
 
-__all__ = ["STEPS", "Play", "Strike", "Tally", "partial", "replay", "run", "strikes"]
+__all__ = ["STEPS", "Play", "Strike", "Tally", "replay", "run", "strikes"]

@@ -164,16 +164,31 @@ class Life:
 
 
 def run(
-    seeds: int, first_seed: int, days: float, json: bool, out: TextIO | None = None, make: MakeEngine = Engine
+    seeds: int,
+    first_seed: int,
+    days: float,
+    json: bool,
+    out: TextIO | None = None,
+    make: MakeEngine = Engine,
+    *,
+    log: bool = False,
 ) -> int:
-    """Live `seeds` lives. Prints progress (not with `json`), violations with the command that replays each and the smallest script
+    """Live `seeds` lives. Prints with `log` every line of them, progress (not with `json`), violations with the command that replays each and the smallest script
     that still shows it, and last a summary with a digest of all logs; with `json` each line is a JSON object. 0 if no rule was broken."""
     stdout = out if out is not None else sys.stdout
     total = {"incidents": 0, "recovered": 0, "moved": 0}
     violations: list[dict[str, Any]] = []
     digest = hashlib.sha256()
+
+    def take(line: str) -> None:
+        digest.update(f"{line}\n".encode())
+        if log:
+            print(line, file=stdout)
+
     for seed in range(first_seed, first_seed + seeds):
-        life = lived(Life(seed, make, log=lambda line: digest.update(f"{line}\n".encode())), days)
+        if log:
+            print(f"--- seed {seed}", file=stdout)
+        life = lived(Life(seed, make, take), days)
         for key, value in life.summary().items():
             total[key] += value
         replay = f"ha-agent simulate --seeds 1 --first-seed {seed} --days {days:g}"

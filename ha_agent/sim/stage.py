@@ -5,6 +5,7 @@ A stage is made from its seed alone; played twice it gives the same bytes, so wh
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -108,6 +109,7 @@ class Stage:
         self._log = log
         self._then = dict(self.story.then)
         self._begun = False
+        self._look_at = 0.0
         self._mended = False
 
     def _policy(self) -> Policy:
@@ -116,6 +118,7 @@ class Stage:
             heartbeat_interval_s=chance.choice((1.0, 2.0)),
             down_after_s=chance.choice((8.0, 10.0)),
             suspect_after_s=chance.choice((4.0, 5.0)),
+            witness_fresh_s=60.0,
         )
         fencing = Fencing(
             levels=story.levels, attempt_s=chance.choice((8.0, 12.0)), evidence_max_age_s=chance.choice((12.0, 30.0))
@@ -169,6 +172,7 @@ class Stage:
         for line in self.story.begin:
             perform(self.sim, line)
         self._begun = True
+        self._look_at = math.floor(self.sim.world.now) + 1.0
 
     def over(self) -> bool:
         """Nothing is open, broken or suspected any more."""
@@ -177,11 +181,15 @@ class Stage:
         return since > LEAST_S and not sim.lasting and sim.calm() and self.person.all_up()
 
     def play(self, until: float = LIMIT_S) -> None:
-        """Until it is over, or until a moment. After a fault has struck, what it left broken is mended in the end."""
+        """Until it is over, or until a moment. After a fault has struck, what it left broken is mended in the end. Whether it is over is
+        looked at on every whole second, so that nothing depends on where it was stopped before."""
         sim = self.sim
         quiet = 0.0
         while sim.world.now < until and quiet < QUIET_S:
-            self.person.pass_time(min(1.0, until - sim.world.now), mended=self._mended)
+            self.person.pass_time(min(self._look_at, until) - sim.world.now, mended=self._mended)
+            if until < self._look_at:
+                return
+            self._look_at = max(self._look_at, math.floor(sim.world.now)) + 1.0
             if self.struck_at is not None and not self._mended and sim.world.now - self.struck_at > MENDED_S:
                 faults.mend(sim)
                 self._mended = True

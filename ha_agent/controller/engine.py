@@ -307,8 +307,6 @@ class Engine:
 
     def _apply(self, event: AnyEvent) -> None:
         """Decide and journal. What cannot be written is not done; answers wait until they can."""
-        if self._unwritten and not isinstance(event, Finished | Resumed):
-            return
         if self._unwritten:
             self._keep(event)
             return

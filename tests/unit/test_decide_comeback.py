@@ -379,6 +379,7 @@ def test_where_too_little_is_known_a_person_may_know_better(verdict: Verdict, re
     now = after(tick(replace(alarmed(), verdict=verdict, blocked="too little is known: before", release="x")))
     assert now.release == release
     assert now.waiting.startswith("the host to be heard ")
+    assert ("for the first time" in now.waiting) is (verdict is Verdict.NEVER_SEEN)
 
 
 @pytest.mark.parametrize(

@@ -69,16 +69,16 @@ def check(file: PathArgument = DEFAULT, files: FilesOption = True, json: JsonOpt
 def _outside(loaded: Loaded) -> list[tuple[str, str, str]]:
     """What the file names and is not in it: the certificate, and the cloud's entry."""
     from ha_agent.errors import UsageError
-    from ha_agent.heartbeat import pki
+    from ha_agent.heartbeat import certs
 
     problems = []
     try:
         directory = Path(loaded.pki_directory)
-        role, name = pki.identity(pki.load_certificates(directory / "cert.pem")[0])
+        role, name = certs.identity(certs.load_certificates(directory / "cert.pem")[0])
         if (role, name) != ("controller", loaded.policy.controller):
             fix = f"issue one: ha-agent pki issue controller {loaded.policy.controller}"
             problems.append(("pki.directory", f"its certificate is of {role} {name}", fix))
-        pki.client_context(directory)
+        certs.client_context(directory)
     except UsageError as error:
         problems.append(("pki.directory", str(error), error.hint or "see: ha-agent pki"))
     from openstack.config import OpenStackConfig

@@ -50,9 +50,9 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Shows what is in a certificate."""
-    from ha_agent.heartbeat import pki
+    from ha_agent.heartbeat import certs
 
-    info = pki.show(path)
+    info = certs.show(path)
     if json:
         print_json(info)
         return

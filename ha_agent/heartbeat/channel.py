@@ -9,7 +9,7 @@ import socket
 import ssl
 
 from ha_agent.errors import ProtocolError, UsageError
-from ha_agent.heartbeat import pki, wire
+from ha_agent.heartbeat import certs, wire
 
 # asyncio gives each TLS connection a read buffer of 256 KiB and zeroes it. One TLS record is 16 KiB: the smaller buffer takes a
 # connection from 279 to 42 KiB, which matters with thousands of hosts. Must be set before the first connection is made.
@@ -45,7 +45,7 @@ class Channel:
         self._frames = 0
         self._size: int | None = None  # of the frame whose header has been read already
         peer = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        self.role, self.name = pki.identity(peer)
+        self.role, self.name = certs.identity(peer)
 
     def send(self, frame: wire.Frame) -> None:
         """Queues the frame. Raises ProtocolError where the peer does not take what it is sent: it must not fill our memory."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ha_agent.errors import DriverError, UsageError
-from ha_agent.heartbeat import pki, wire
+from ha_agent.heartbeat import certs, wire
 from ha_agent.heartbeat.counters import Counters
 from ha_agent.heartbeat.link import Endpoint, Link, MonitorOptions, Shared, judged
 from ha_agent.heartbeat.reach import reach
@@ -37,7 +37,7 @@ class Monitor:
         counters: Counters | None = None,
     ) -> None:
         """Raises UsageError where the PKI files cannot be used, or are a host's."""
-        role, self.name = pki.identity(pki.load_certificates(directory / "cert.pem")[0])
+        role, self.name = certs.identity(certs.load_certificates(directory / "cert.pem")[0])
         if role != "controller":
             raise UsageError(
                 f"{directory / 'cert.pem'} is a host's", "issue one with `ha-agent pki issue controller NAME`"
@@ -50,7 +50,7 @@ class Monitor:
             clock=clock,
             random=random,
             options=options if options is not None else MonitorOptions(),
-            context=pki.client_context(directory),
+            context=certs.client_context(directory),
             verifier=Verifier(directory),
             counters=self.counters,
         )

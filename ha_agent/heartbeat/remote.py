@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ha_agent.errors import ProtocolError, UsageError
-from ha_agent.heartbeat import pki, wire
+from ha_agent.heartbeat import certs, wire
 from ha_agent.heartbeat.channel import Channel, accept
 from ha_agent.heartbeat.claims import Claims
 from ha_agent.heartbeat.control import ControlServer, RemoteStatus
@@ -105,12 +105,12 @@ class Remote:
             guest_threads=ThreadPoolExecutor(2, thread_name_prefix="guests"),
             signer=signer,
             verifier=Verifier(config.pki),
-            dial_context=pki.client_context(config.pki),
+            dial_context=certs.client_context(config.pki),
             claims=Claims(self._clock),
             counters=self.counters,
             challenger_idle_s=config.challenger_idle_s,
         )
-        self._context = pki.server_context(config.pki)
+        self._context = certs.server_context(config.pki)
         self._listener = _listen(config.listen, config.port)
         self.port = self._listener.getsockname()[1]
         overriders = config.override_uids if config.override_uids is not None else frozenset({0, os.geteuid()})

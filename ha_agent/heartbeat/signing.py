@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from ha_agent.errors import ProtocolError, UsageError
-from ha_agent.heartbeat import pki
+from ha_agent.heartbeat import certs
 from ha_agent.heartbeat.wire import Signed
 
 PURPOSE = "ha-agent probe 1"  # nothing else that this key may ever sign begins like this
@@ -33,9 +33,9 @@ class Signer:
     """Signs as the host whose files are in `directory`. Raises UsageError where they cannot be used."""
 
     def __init__(self, directory: Path) -> None:
-        self._key = pki.load_key(directory / "key.pem")
-        certificates = pki.load_certificates(directory / "cert.pem")
-        self.role, self.name = pki.identity(certificates[0])
+        self._key = certs.load_key(directory / "key.pem")
+        certificates = certs.load_certificates(directory / "cert.pem")
+        self.role, self.name = certs.identity(certificates[0])
         self._chain = tuple(one.public_bytes(serialization.Encoding.DER) for one in certificates)
         if not isinstance(self._key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
             raise UsageError(f"{directory / 'key.pem'} is of a kind that cannot sign probes", "use EC, RSA or Ed25519")
@@ -57,7 +57,7 @@ class Verifier:
     """Judges signatures by the authorities in `directory`/ca.pem. Raises UsageError where it cannot be read."""
 
     def __init__(self, directory: Path) -> None:
-        self._anchors = pki.load_certificates(directory / "ca.pem")
+        self._anchors = certs.load_certificates(directory / "ca.pem")
 
     def check(self, signed: Signed, nonce: str, target: str, wall: float) -> str:
         """The boot id that `target` has signed with our nonce. `wall`: Unix seconds, for the certificates' validity.
@@ -67,7 +67,7 @@ class Verifier:
             raise ProtocolError("the signature is of another probe")
         try:
             chain = [x509.load_der_x509_certificate(one) for one in signed.chain]
-            role, name = pki.identity(chain[0])
+            role, name = certs.identity(chain[0])
             if (role, name) != ("host", target):
                 raise ProtocolError(f"the signer is {role} {name!r}, not host {target!r}")
             if not self._trusted(chain, datetime.datetime.fromtimestamp(wall, datetime.UTC)):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ha_agent.heartbeat import pki
+from ha_agent.heartbeat import certs, pki
 from ha_agent.heartbeat.channel import DialError, dial
 
 HANDSHAKE_S = 0.2
@@ -21,8 +21,8 @@ DEADLINE_S = 0.4
 async def test_no_socket_is_closed_under_a_living_transport(tmp_path: Path) -> None:
     authority = pki.Pki(tmp_path / "ca")
     authority.init()
-    server_context = pki.server_context(authority.issue("host", "h1"))
-    client_context = pki.client_context(authority.issue("controller", "c1"))
+    server_context = certs.server_context(authority.issue("host", "h1"))
+    client_context = certs.client_context(authority.issue("controller", "c1"))
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ha_agent.heartbeat import pki, wire
+from ha_agent.heartbeat import certs, pki, wire
 from ha_agent.heartbeat.channel import Channel, accept, dial
 from ha_agent.heartbeat.link import Endpoint, MonitorOptions
 from ha_agent.heartbeat.monitor import Monitor
@@ -130,9 +130,9 @@ async def monitor(
 
 async def session(port: int, directory: Path, interval_s: float | None = None, **hello: object) -> Channel:
     """A connection that has said Hello, its answer not read yet."""
-    role, name = pki.identity(pki.load_certificates(directory / "cert.pem")[0])
+    role, name = certs.identity(certs.load_certificates(directory / "cert.pem")[0])
     assert role
-    channel = await dial("127.0.0.1", port, pki.client_context(directory), DEADLINE_S)
+    channel = await dial("127.0.0.1", port, certs.client_context(directory), DEADLINE_S)
     fields: dict[str, object] = {"versions": [[1, 0]], "name": name, "interval_s": interval_s, **hello}
     channel._writer.write(raw({"type": "Hello", **fields}))
     return channel
@@ -148,7 +148,7 @@ def raw(body: object) -> bytes:
 async def impostor(directory: Path, answer: Callable[[Channel], Awaitable[None]]) -> AsyncIterator[int]:
     """A listener with a valid certificate that does what `answer` (a coroutine function) does. Yields its port."""
     listener = listening()
-    context: ssl.SSLContext = pki.server_context(directory)
+    context: ssl.SSLContext = certs.server_context(directory)
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(sock: socket.socket) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ha_agent.errors import UsageError
-from ha_agent.heartbeat import control, pki, wire
+from ha_agent.heartbeat import certs, control, wire
 from ha_agent.heartbeat.channel import Channel, DialError, dial
 from ha_agent.heartbeat.remote import Remote
 from ha_agent.heartbeat.sources import CachedHealth, FileGuests, FileHealth, HealthReport, ProcessHealth
@@ -54,10 +54,10 @@ async def test_a_foreign_authority_gets_nothing(tmp_path: Path) -> None:
     async with remote(tmp_path) as served:
         theirs = certificates("controller", "controller-1", "theirs")
         with pytest.raises(DialError) as caught:  # it does not trust us either
-            await dial("127.0.0.1", served.port, pki.client_context(theirs), DEADLINE_S)
+            await dial("127.0.0.1", served.port, certs.client_context(theirs), DEADLINE_S)
         assert caught.value.answered
         await until(lambda: served.counters.handshake_failures == 1)
-        context = pki.client_context(theirs)
+        context = certs.client_context(theirs)
         context.load_verify_locations(certificates(*CONTROLLER) / "ca.pem")  # now it does
         channel = await dial("127.0.0.1", served.port, context, DEADLINE_S)
         await gone(channel)
@@ -152,7 +152,7 @@ async def test_those_who_dawdle_are_ended(tmp_path: Path) -> None:
         silent_reader, silent = await asyncio.open_connection("127.0.0.1", served.port)
         slow_reader, slow = await asyncio.open_connection("127.0.0.1", served.port)
         slow.write(b"\x16\x03\x01\x02")  # a ClientHello that never goes on
-        mute = await dial("127.0.0.1", served.port, pki.client_context(certificates(*CONTROLLER)), DEADLINE_S)
+        mute = await dial("127.0.0.1", served.port, certs.client_context(certificates(*CONTROLLER)), DEADLINE_S)
         async with asyncio.timeout(DEADLINE_S):
             assert await silent_reader.read() == b""
             assert await slow_reader.read() == b""

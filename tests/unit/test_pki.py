@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from ha_agent.errors import ProtocolError, UsageError
-from ha_agent.heartbeat import pki
+from ha_agent.heartbeat import certs, pki
 from ha_agent.heartbeat.signing import Signer, Verifier, message
 from ha_agent.heartbeat.wire import Signed
 
@@ -48,7 +48,7 @@ def test_nothing_is_overwritten(authority: pki.Pki) -> None:
 @pytest.mark.parametrize("name", ["compute-1", "nfv_7.example.org", "böse/ho%st@x:1", "a" * 255, "%2F"])
 def test_a_name_survives_byte_for_byte(authority: pki.Pki, name: str, tmp_path: Path) -> None:
     out = authority.issue("host", name, tmp_path / "out")
-    info = pki.show(out)
+    info = certs.show(out)
     assert (info.role, info.name) == ("host", name)
     assert len(info.fingerprint) == 64
 
@@ -72,7 +72,7 @@ def test_issue_without_an_authority_says_what_to_do(tmp_path: Path) -> None:
 
 def test_contexts_are_mutual_tls_1_3_only(authority: pki.Pki) -> None:
     out = authority.issue("host", "compute-1")
-    for context in (pki.server_context(out), pki.client_context(out)):
+    for context in (certs.server_context(out), certs.client_context(out)):
         assert context.minimum_version == context.maximum_version == ssl.TLSVersion.TLSv1_3
         assert context.verify_mode == ssl.CERT_REQUIRED
 
@@ -82,20 +82,20 @@ def test_a_key_open_to_everybody_and_a_foreign_key_are_refused(authority: pki.Pk
     other = authority.issue("host", "compute-2")
     (out / "key.pem").write_bytes((other / "key.pem").read_bytes())
     with pytest.raises(UsageError, match="do not fit"):
-        pki.server_context(out)
+        certs.server_context(out)
     (out / "key.pem").chmod(0o644)
     with pytest.raises(UsageError, match="everybody"):
-        pki.server_context(out)
+        certs.server_context(out)
 
 
 def test_missing_and_broken_files_are_named(authority: pki.Pki) -> None:
     out = authority.issue("host", "compute-1")
     (out / "cert.pem").write_text("nonsense")
     with pytest.raises(UsageError, match=r"cert\.pem"):
-        pki.client_context(out)
+        certs.client_context(out)
     (out / "cert.pem").unlink()
     with pytest.raises(UsageError, match=r"cert\.pem"):
-        pki.client_context(out)
+        certs.client_context(out)
 
 
 def outside(directory: Path, uris: list[str], days: int = 30) -> Path:
@@ -135,7 +135,7 @@ def outside(directory: Path, uris: list[str], days: int = 30) -> Path:
 
 def test_an_outside_pki_works_with_an_intermediate(tmp_path: Path) -> None:
     directory = outside(tmp_path / "outside", ["https://example.org/x", "ha-agent://host/compute-1"])
-    pki.server_context(directory)
+    certs.server_context(directory)
     wall = datetime.datetime.now(datetime.UTC).timestamp()
     signed = Signer(directory).sign(NONCE, "boot-1")
     assert Verifier(directory).check(signed, NONCE, "compute-1", wall) == "boot-1"
@@ -159,7 +159,7 @@ def test_an_outside_pki_works_with_an_intermediate(tmp_path: Path) -> None:
 def test_certificates_without_exactly_one_identity_are_refused(tmp_path: Path, uris: list[str]) -> None:
     directory = outside(tmp_path / "outside", uris)
     with pytest.raises(UsageError):
-        pki.identity(pki.load_certificates(directory / "cert.pem")[0])
+        certs.identity(certs.load_certificates(directory / "cert.pem")[0])
 
 
 def test_a_signature_holds_for_one_nonce_one_host_one_boot_and_one_authority(
@@ -196,8 +196,8 @@ def test_a_signature_holds_for_one_nonce_one_host_one_boot_and_one_authority(
 def test_a_stolen_host_key_issues_nothing(authority: pki.Pki) -> None:
     """A host's certificate is valid and chains to our authority, but it is no authority itself."""
     stolen = authority.issue("host", "witness")
-    thief = pki.load_certificates(stolen / "cert.pem")[0]
-    thief_key = pki.load_key(stolen / "key.pem")
+    thief = certs.load_certificates(stolen / "cert.pem")[0]
+    thief_key = certs.load_key(stolen / "key.pem")
     assert isinstance(thief_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     uri = x509.UniformResourceIdentifier("ha-agent://host/target")

@@ -23,6 +23,7 @@ import msgspec
 import yaml
 
 from ha_agent.errors import UsageError
+from ha_agent.model import STAGES_DONE
 from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Recovery, Storm
 from ha_agent.sim.actions import parsed, perform
 from ha_agent.sim.simulation import PROTECTED, Simulation
@@ -71,7 +72,10 @@ def replay(script: Mapping[str, Any]) -> tuple[list[str], Simulation]:
         _act(sim, actions)
     sim.run_to(float(script["until"]))
     for incident in sim.open():
-        lines.append(f"open: {incident.host} at {incident.step}: {incident.blocked or incident.waiting}")
+        left = [s for s in incident.servers if s.stage not in STAGES_DONE]
+        servers = ", ".join(f"{s.name or s.id} is {s.stage} ({s.reason or 'no reason'})" for s in left)
+        what = incident.blocked or incident.waiting or servers
+        lines.append(f"open: {incident.subject} at {incident.step}: {what}")
     nova = sim.world.nova
     for row in nova.servers.values():
         runs = ", ".join(sorted(nova.runs.get(row.id, ()))) or "nowhere"

@@ -139,7 +139,7 @@ def _reload(s: Scene) -> list[str]:
             "recovery.window_min=1",
             "fencing.attempt_s=5.0",
             "fencing.evidence_max_age_s=10.0",
-            "detection.witness_fresh_s=30.0",
+            "detection.witness_fresh_s=20.0",
             "recovery.poll_s=0.7",
         )
     )
@@ -182,7 +182,9 @@ TABLE: tuple[Fault, ...] = (
     Fault("host to host", 2, _one(lambda s: f"cut {s.subject} {s.other()} for {s.secs(20, 120)}")),
     Fault("hosts to hosts", 1, _one(lambda s: f"split for {s.secs(20, 120)}")),
     Fault("controllers to BMCs", 2, _one(lambda s: f"no_bmcs for {s.secs(5, 60)}")),
-    Fault("host to Nova", 2, _one(lambda s: f"cut {s.host()} {NOVA} for {s.secs(15, 90)}")),
+    Fault(
+        "host to Nova", 2, _one(lambda s: f"cut {s.chance.choice((s.subject, s.other()))} {NOVA} for {s.secs(30, 90)}")
+    ),
     # fencing devices
     Fault("BMC misbehaves", 4, _device_any, mixed=True),
     Fault("BMC slow", 1, _device(DeviceFault.SLOW)),
@@ -203,7 +205,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("Nova slow", 1, _nova("slow")),
     Fault("lost answer, done", 2, _nova("lost_done")),
     Fault("lost answer, not done", 2, _nova("lost_not_done")),
-    Fault("unknown rows", 1, _one(lambda s: f"rows_unknown {s.host()} for {s.secs(5, 40)}")),
+    Fault("unknown rows", 1, _one(lambda s: f"rows_unknown {s.subject} for {s.secs(5, 40)}")),
     Fault("cell down", 1, _one(lambda s: f"cell_down {' '.join(s.sim.world.hosts)} for {s.secs(5, 40)}")),
     Fault("Keystone down", 1, _nova("keystone")),
     Fault("broker down", 1, _one(lambda s: f"broker down for {s.secs(5, 60)}")),

@@ -31,6 +31,7 @@ RULES: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
         ("reboot",),
         "a guest is rebooted where it is: nothing is scheduled or moved",
     ),
+    (("unknown rows",), ("reboot",), "a guest is asked for by its own row: its host's service is not looked at"),
     (("live migration",), ("settle",), "the host's servers are elsewhere, and nobody asks about theirs any more"),
 )
 

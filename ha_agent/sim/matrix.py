@@ -30,7 +30,7 @@ from ha_agent.sim.stage import Mark, Stage
 STEPS = ("suspect", *(str(s) for s in Step))
 FAULTS = tuple(f for f in TABLE if not f.mixed)
 PAIRS = tuple((step, f.name) for step in STEPS for f in FAULTS)
-STAGES_PER_50 = 600  # at most so many are played for 50 strikes of each pair
+STAGES_PER_50 = 900
 LAG = 8
 
 Seen = tuple[float, str, object]

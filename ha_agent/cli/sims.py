@@ -113,8 +113,8 @@ def _only(given: Mapping[str, bool], option: str, *others: str) -> None:
     """Raises UsageError where an option was given that does not go with `option`."""
     wrong = [name for name, is_given in given.items() if is_given and name not in (option, *others)]
     if wrong:
-        goes = f"{', '.join(others)} only" if others else "nothing else"
-        raise UsageError(f"{', '.join(wrong)} cannot be used with {option}", f"with {option} goes {goes}")
+        goes = " and ".join(others) if others else "nothing else"
+        raise UsageError(f"{', '.join(wrong)} cannot be used with {option}", f"use {goes} with it")
 
 
 def _within(option: str, value: int, least: int, most: int) -> None:

@@ -24,6 +24,7 @@ from ha_agent.sim.simulation import PROTECTED, Simulation
 from ha_agent.sim.timeline import stream
 
 DAY_S = 86_400.0
+DAYS_MAX = 3650
 CALM_LIMIT_S = 2400.0
 
 
@@ -254,11 +255,21 @@ def _script(path: Path) -> tuple[int, float, dict[int, list[str]]]:
         script = yaml.safe_load(path.read_text())
         seed, days = int(script["seed"]), float(script["days"])
         lines = {int(n): [str(line) for line in each] for n, each in script["faults"].items()}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path}: {error}", "a script has seed, days, and faults: {number: [lines]}") from None
+    if not 0 < days <= DAYS_MAX:
+        raise UsageError(f"{path}: days is {days:g}", f"use more than 0 and at most {DAYS_MAX}")
+    hosts = Life(seed).sim.world.hosts
     for line in (line for each in lines.values() for line in each):
         try:
-            parsed(line)
+            action, args, _ = parsed(line)
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from None
+        for what, given in zip(action.usage.strip("[]").split(), args, strict=False):
+            if what == "HOST" and given not in hosts:
+                raise UsageError(
+                    f"{path}: {line!r}: seed {seed} has no host {given}", f"use one of: {', '.join(hosts)}"
+                )
     return seed, days, lines

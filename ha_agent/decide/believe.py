@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ha_agent.decide import fence
+from ha_agent.decide import comeback, fence
 from ha_agent.decide.turn import Turn
 from ha_agent.model import (
     Beat,
@@ -262,9 +262,12 @@ def _unfinished(incident: Incident) -> bool:
 def _returning(turn: Turn, incident: Incident, boot_id: str) -> None:
     """A new life of the host. Another boot than the one we knew needs its own word for the gate."""
     if incident.new_boot_id != boot_id:
+        again = bool(incident.new_boot_id)
         incident = turn.put(
             incident, f"heard with a new boot ({boot_id[:8]})", new_boot_id=boot_id, gate_ok=False, clean=False
         )
+        if again and Step.RESTART in incident.plan:
+            incident = comeback.restart_again(turn, incident)
     turn.put(incident, beat_at=turn.now.at)
 
 

@@ -153,6 +153,8 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         if guards.proven_off(turn.state, m.dest, turn.policy, turn.now.at):
             continue
         server = next((s for s in incident.servers if s.id == m.server), None)
+        if server is not None and m.id in server.void:
+            continue
         if server is None:
             server = _somebody_elses(listed[m.server])
             incident = turn.put(incident, servers=(*incident.servers, server))
@@ -335,7 +337,8 @@ def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incide
     if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:
         return incident
     for server in incident.servers:
-        named = select.elsewhere(server.id, incident.host, outcome.survey.migrations)
+        migrations = [m for m in outcome.survey.migrations if m.id not in server.void]
+        named = select.elsewhere(server.id, incident.host, migrations)
         named = tuple(h for h in named if h not in server.absent_at)
         if server.stage is ServerStage.WAITING and named:
             # safety: it may run on the other side of a move that never ended (S1)
@@ -350,6 +353,20 @@ def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incide
         elif server.stage not in STAGES_DONE and server.stage is not ServerStage.HELD:
             incident = _start(turn, incident, server, rows.get(server.id))
     return incident
+
+
+def restart_again(turn: Turn, incident: Incident) -> Incident:
+    """The host rebooted once more: whatever was started on it died with that boot."""
+    lost = [s for s in incident.servers if not s.dest and s.stage in (ServerStage.STARTING, ServerStage.VERIFIED)]
+    for server in lost:
+        incident = turn.put_server(
+            incident, server, stage=ServerStage.WAITING, looks=0, next_at=0.0, reason="its host rebooted again"
+        )
+    if not lost:
+        return incident
+    settle_by = turn.now.at + turn.host_policy(incident.host).recovery.settle_after_s
+    text = f"{some(len(lost), 'server')} died with the last boot, to be started again"
+    return turn.go_to(turn.put(incident, settle_by=settle_by), Step.RESTART, text)
 
 
 def _snapshot(row: Server, prior: str, unprotected: str, recovery: Recovery) -> ServerProgress:

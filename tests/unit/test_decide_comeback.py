@@ -7,6 +7,7 @@ import pytest
 
 from ha_agent.decide import Decision
 from ha_agent.model import (
+    Beat,
     Command,
     CommandKind,
     EvidenceKind,
@@ -513,6 +514,27 @@ def restarting(*servers: ServerProgress, **changes: object) -> Incident:
 
 def listed(**fields: object) -> Survey:
     return Survey(servers=(replace(Server(id="s1", name="s1", host="h1", status="ACTIVE"), **fields),))
+
+
+def test_what_was_started_dies_with_one_more_reboot_and_is_started_again() -> None:
+    """What was moved to another host, or was never to be started, stays as it is."""
+    done = server(ServerStage.VERIFIED)
+    busy = server(ServerStage.STARTING, "s2", looks=2, next_at=NOW + 9)
+    moved = server(ServerStage.VERIFIED, "s3", dest="h3")
+    left = server(ServerStage.NOT_MOVED, "s4")
+    for step in (Step.RESTART, Step.VERIFY):
+        subject = replace(restarting(done, busy, moved, left), position=RESTART.index(step), verdict=Verdict.REBOOTED)
+        now = after(on(Beat(host="h1", boot_id="newer"), subject))
+        assert [s.stage for s in now.servers] == [
+            ServerStage.WAITING,
+            ServerStage.WAITING,
+            ServerStage.VERIFIED,
+            ServerStage.NOT_MOVED,
+        ]
+        assert (now.step, now.new_boot_id, now.settle_by) == (Step.RESTART, "newer", NOW + 3600.0)
+        assert (now.servers[1].looks, now.servers[1].next_at) == (0, 0.0)
+        same = after(on(Beat(host="h1", boot_id="new"), subject))
+        assert same.servers[0].stage is ServerStage.VERIFIED
 
 
 def test_first_it_is_remembered_what_ran() -> None:

@@ -180,7 +180,8 @@ STAGES_IN_FLIGHT = frozenset({ServerStage.SENT, ServerStage.LOST, ServerStage.MO
 
 class ServerProgress(Value, frozen=True, kw_only=True):
     """One server of an incident. `prior`: its status before the failure. `baseline`: the newest migration id before our attempt;
-    only newer records are ours. `wait_for`: hosts that must be proven not to run it first."""
+    only newer records are ours. `wait_for`: hosts that must be proven not to run it first. `record`: the migration that it moves by.
+    `void`: migrations that can start it nowhere any more, for their destination was proven off while it moved there."""
 
     id: str
     name: str = ""
@@ -197,6 +198,8 @@ class ServerProgress(Value, frozen=True, kw_only=True):
     wait_for: tuple[str, ...] = ()
     absent_at: dict[str, float] = {}  # by host: when its remote first reported the domain absent
     looks: int = 0
+    record: int = 0
+    void: tuple[int, ...] = ()
 
     def with_(self, **changes: Any) -> ServerProgress:
         """A changed copy."""

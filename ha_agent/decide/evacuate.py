@@ -142,7 +142,7 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         incident = turn.put(incident, poll_at=turn.now.at + pause)
         return turn.wait(incident, f"the host's servers cannot be listed: {outcome.error}")
     incident = turn.wait(incident, "")
-    fresh = select.plan(outcome.survey, incident.host, recovery)
+    fresh = select.plan(outcome.survey, incident.host, recovery, incident.servers)
     known = {s.id: s for s in incident.servers}
     first = incident.committed_at is None
     if first:  # nothing was sent yet: of an earlier plan only what the servers were is remembered
@@ -375,8 +375,8 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         if stage is not None and stage is not ServerStage.LANDED and turn.now.at < server.next_at:
             # the answer was lost: whatever is found, nothing is sent again before the longest request is over (S9)
             turn.wake(incident, server.next_at)
-            if dest and dest != server.dest:
-                incident = turn.put_server(incident, server, dest=dest)
+            if record is not None and dest and dest != server.dest:
+                incident = turn.put_server(incident, server, dest=dest, record=record.id)
             continue
         if stage is ServerStage.LANDED:
             landed += 1
@@ -387,12 +387,13 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
             assert record is not None
             incident = again(turn, incident, server.with_(baseline=record.id), reason)
         elif stage is ServerStage.MOVING and server.stage is not ServerStage.SENT:
-            if guards.proven_off(turn.state, dest, turn.policy, turn.now.at):
-                assert record is not None
-                reason = f"its destination {dest} is off"
-                incident = again(turn, incident, server.with_(baseline=record.id), reason)
-            elif (stage, reason, dest) != (server.stage, server.reason, server.dest):
-                incident = turn.put_server(incident, server, stage=stage, reason=reason, dest=dest)
+            assert record is not None
+            if record.id in server.void or guards.proven_off(turn.state, dest, turn.policy, turn.now.at):
+                void = (*(number for number in server.void if number != record.id), record.id)
+                reason = f"its destination {dest} was proven off"
+                incident = again(turn, incident, server.with_(baseline=record.id, void=void), reason)
+            elif (stage, reason, dest, record.id) != (server.stage, server.reason, server.dest, server.record):
+                incident = turn.put_server(incident, server, stage=stage, reason=reason, dest=dest, record=record.id)
         elif server.stage is ServerStage.LOST and turn.now.at >= server.next_at:
             incident = again(turn, incident, server, "its request left no record")
     if landed:

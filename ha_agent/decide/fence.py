@@ -5,6 +5,7 @@ from __future__ import annotations
 from ha_agent import guards
 from ha_agent.decide.turn import Turn, evidence_data
 from ha_agent.model import (
+    STAGES_IN_FLIGHT,
     Command,
     CommandKind,
     Evidence,
@@ -12,6 +13,7 @@ from ha_agent.model import (
     FenceRecord,
     Incident,
     Outcome,
+    Phase,
     Power,
     ServerStage,
     Status,
@@ -107,6 +109,7 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
         )
         incident = turn.mark(turn.unblock(incident), "evidence")
         turn.tell("host.fence.end", incident, level=command.level, evidence=evidence_data(result))
+        nothing_starts_there(turn, incident)
         return incident
     if incident.step is not Step.FENCE:
         return incident
@@ -134,6 +137,15 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
 def _devices(fencing: Fencing, level: int) -> tuple[str, ...]:
     """None where the config has no such level any more."""
     return next(iter(fencing.levels[level:]), ())
+
+
+def nothing_starts_there(turn: Turn, proven: Incident) -> None:
+    """The host is proven off: what moved there does not any more. Remembered, for the host may be back before its records are looked at."""
+    host = proven.host
+    for incident in [i for i in turn.incidents.values() if i.phase is Phase.OPEN and i.host != host]:
+        for server in incident.servers:
+            if server.stage in STAGES_IN_FLIGHT and server.dest == host and server.record not in (0, *server.void):
+                incident = turn.put_server(incident, server, void=(*server.void, server.record))
 
 
 def living(turn: Turn, incident: Incident) -> bool:

@@ -146,6 +146,7 @@ def _confirm_fenced(turn: Turn, event: Operator) -> None:
     )
     incident = turn.mark(incident, "evidence")
     turn.tell("host.fence.end", incident, level=-1, evidence=evidence_data(evidence))
+    fence.nothing_starts_there(turn, incident)
 
 
 def _release(turn: Turn, event: Operator) -> None:

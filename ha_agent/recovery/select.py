@@ -76,11 +76,16 @@ def elsewhere(server: str, host: str, migrations: Iterable[Migration]) -> tuple[
     return tuple(sorted(named))
 
 
-def plan(survey: Survey, host: str, recovery: Recovery) -> tuple[ServerProgress, ...]:
-    """Every server of the host, those to be moved first, by priority."""
+def plan(
+    survey: Survey, host: str, recovery: Recovery, known: Iterable[ServerProgress] = ()
+) -> tuple[ServerProgress, ...]:
+    """Every server of the host, those to be moved first, by priority. `known`: what was learned of them before."""
+    void = {(s.id, number) for s in known for number in s.void}
     records = newest(survey.migrations)
     by_server: dict[str, list[Migration]] = {}
     for m in survey.migrations:
+        if (m.server, m.id) in void:
+            continue
         by_server.setdefault(m.server, []).append(m)
     result = []
     for server in survey.servers:

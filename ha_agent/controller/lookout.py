@@ -261,8 +261,7 @@ class Lookout:
 
     def _together(self, view: witness.View) -> list[str]:
         """Hosts that fell silent at about the same time, and are not dealt with yet."""
-        if view.suspect_at is None:
-            return [view.host]
+        assert view.suspect_at is not None
         span = 2 * self.policy.detection.down_after_s
         settled = {i.host for i in self._state().incidents.values() if i.phase is Phase.OPEN and i.settled}
         return [

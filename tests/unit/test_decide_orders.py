@@ -120,6 +120,11 @@ def test_only_attempts_that_run_and_that_the_order_is_about_are_ended() -> None:
     ]
 
 
+def test_what_is_proven_stays_proven_when_nothing_runs_that_could_be_ended() -> None:
+    moving = asked(evacuating(server(ServerStage.SENT)), CommandKind.EVACUATE, subject="s1")
+    assert after(fleet(order(Order.PAUSE, host=""), None, moving)).evidence == moving.evidence
+
+
 # --- fence ---
 
 

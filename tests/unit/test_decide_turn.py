@@ -194,6 +194,7 @@ def test_an_incident_is_not_opened_without_an_id() -> None:
     opened = turn.open(new_id="i7", event=Tick(), last_seen_at=NOW - 3, **fields)  # type: ignore[arg-type]
     assert (opened.mode, opened.subject, opened.opened_wall, opened.evidence_since) == (Mode.AUTO, "h1", 7.0, NOW)
     assert turn.told[0].data["last_seen_s"] == 3.0
+    assert turn.lines == ["h1 [announce] opened: down: x"]
     turn.open(new_id="i8", event=Tick(), **fields)  # type: ignore[arg-type]
     assert turn.told[1].data["last_seen_s"] is None
 

@@ -310,6 +310,7 @@ def test_what_is_done_about_a_guest(mode: str, plan: tuple[Step, ...], kinds: li
     assert opened.announced
     assert sent(decision) == kinds
     assert len(told(decision, "guest.event")) == 1
+    assert "opened: guest of h2: watchdog" in lines(decision)
 
 
 @pytest.mark.parametrize(
@@ -391,3 +392,12 @@ def test_a_guest_that_is_gone_from_its_host_is_not_rebooted_for_ever() -> None:
         now = after(listed(after(tick(waiting)), survey=Survey()))
     assert (now.phase, now.servers[0].stage) == (Phase.CLOSED, ServerStage.NOT_MOVED)
     assert "deleted, or moved" in now.servers[0].reason
+
+
+@pytest.mark.parametrize(
+    ("status", "survey"), [(Status.LOST, rows(host="h1")), (Status.FAILED, rows(host="h1")), (Status.OK, None)]
+)
+def test_a_listing_that_failed_does_not_say_that_a_guest_is_still_there(status: Status, survey: Survey | None) -> None:
+    waiting = after(tick(guests_incident(rounds=1, next_at=NOW)))
+    decision = listed(waiting, status=status, survey=survey, error="503")
+    assert (sent(decision), after(decision).next_at) == ([], NOW + 2)

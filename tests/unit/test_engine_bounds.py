@@ -424,6 +424,12 @@ def test_ten_thousand_answers_wait_and_not_one_more() -> None:
     assert len(bench.engine._unwritten) == MAX_UNWRITTEN == 10_000
 
 
+def test_a_store_that_failed_is_tried_again_after_a_second() -> None:
+    bench = leader()
+    bench.engine._store_failed(FULL)
+    assert bench.engine._retry_at == 101.0
+
+
 def test_the_same_trouble_is_said_once() -> None:
     bench = leader()
     for error, count in ((FULL, 1), (FULL, 1), (StoreError("locked"), 2)):

@@ -295,6 +295,22 @@ def test_a_host_is_looked_at_when_its_silence_begins_to_mean_something() -> None
     assert beating.at(107.0).lookout.views["h1"].suspect_at == 107.0
 
 
+def test_only_a_heartbeat_that_changes_something_moves_the_next_look() -> None:
+    """Of the silent majority nothing is queued."""
+    bench = Bench(heard=False)
+    bench.now_s = 101.0
+    bench.beat("h1")
+    assert bench.lookout._look_at["h1"] == 105.0
+    queued = len(bench.lookout._looks)
+    bench.now_s = 102.0
+    bench.beat("h1")
+    assert (bench.lookout._look_at["h1"], len(bench.lookout._looks)) == (105.0, queued)
+    suspected = silent(until=106.0)
+    suspected.now_s = 107.0
+    suspected.beat("h1")
+    assert suspected.lookout._look_at["h1"] == 111.0
+
+
 def test_a_host_that_comes_back_is_watched_again() -> None:
     bench = silent()
     bench.beat("h1")
@@ -321,6 +337,10 @@ def test_a_suspect_is_asked_about_read_and_told_at_once() -> None:
 
 def test_a_verdict_is_given_once_a_round() -> None:
     bench = silent()
+    bench.now_s = 110.5
+    bench.told.clear()
+    bench.see(Disconnected(host="h1", at=110.5, answered=False))
+    assert bench.verdicts() == [], "the next round is not over"
     bench.at(112.0)
     bench.answer(SILENT, SILENT, SILENT)
     assert [(v.verdict, v.signed_at) for v in bench.verdicts()] == [(Verdict.DOWN, None)]
@@ -328,6 +348,23 @@ def test_a_verdict_is_given_once_a_round() -> None:
     assert len(bench.verdicts()) == 1
     bench.at(113.0)
     assert bench.verdicts() == []
+
+
+def test_the_first_round_may_be_enough() -> None:
+    bench = silent(until=106.0, down_after_s=6.0)
+    assert Verdict.DOWN in {v.verdict for v in bench.verdicts()}
+
+
+def test_looks_that_are_superseded_are_dropped() -> None:
+    """Each one that was carried out would leave another behind, for ever."""
+    bench = silent(until=108.0)
+    for n in range(20):
+        bench.now_s = 108.1 + n / 100
+        bench.see(Disconnected(host="h1", at=bench.now_s, answered=False))
+    for now_s in (110.0, 112.0, 114.0):
+        bench.at(now_s)
+        keep_alive(bench, "h2", "h3", "h4")
+    assert sum(host == "h1" for _, host in bench.lookout._looks) == 1
 
 
 def test_a_signed_answer_is_dated_by_its_question() -> None:
@@ -456,6 +493,32 @@ def test_who_is_not_counted_among_the_silent(change: str, count: int) -> None:
     assert [(h, n) for h, n, _ in together(bench) if h == "h1"] == [("h1", count)]
 
 
+@pytest.mark.parametrize(
+    ("verdict", "counts"),
+    [
+        *((v, True) for v in (Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN)),
+        *((v, False) for v in (Verdict.PARTITIONED, Verdict.AGENT_LOST, Verdict.NEVER_SEEN, Verdict.REBOOTED)),
+    ],
+)
+def test_which_verdicts_count_among_the_silent(verdict: Verdict, counts: bool) -> None:
+    bench = Bench()
+    bench.at(103.0)
+    keep_alive(bench, "h1", "h3", "h4")
+    bench.at(104.0)
+    bench.lookout.views["h2"] = replace(bench.lookout.views["h2"], verdict=verdict)
+    bench.at(107.0)
+    assert [(h, n) for h, n, _ in together(bench) if h == "h1"] == [("h1", 2 if counts else 1)]
+
+
+def test_the_host_itself_always_counts() -> None:
+    bench = Bench()
+    bench.record("h1", maintenance="planned")
+    bench.at(103.0)
+    keep_alive(bench, "h2", "h3", "h4")
+    bench.at(104.0)
+    assert together(bench) == [("h1", 1, 1)]
+
+
 @pytest.mark.parametrize(("gap_s", "count"), [(20.0, 2), (20.1, 1), (-20.0, 2), (-20.1, 1)])
 def test_only_hosts_that_fell_silent_at_about_the_same_time_count(gap_s: float, count: int) -> None:
     bench = Bench()
@@ -538,13 +601,25 @@ def test_who_reached_a_host_lately_is_kept() -> None:
     bench.lookout.reached["h1"]["h4"] = 102.0 - 300.1
     bench.at(102.0)
     assert [e for e in bench.told if isinstance(e, WitnessesSeen)] == [WitnessesSeen(host="h1", witnesses=("h2", "h3"))]
-    bench.record("h1", witnesses=("h2", "h3"))
-    bench.lookout.reached["h1"]["h4"] = 204.0 - 300.0
-    for n in (1, 2, 3, 4):
-        bench.beat(f"h{n}")
-    bench.lookout.reached["h1"].pop("h4")
-    bench.at(104.0)
-    assert [e for e in bench.told if isinstance(e, WitnessesSeen)] == [], "only a change is told"
+
+
+@pytest.mark.parametrize(("known", "reached"), [(("h2", "h3"), ("h2", "h3")), (("h9",), ())])
+def test_only_a_change_of_the_witnesses_is_told_and_never_that_there_are_none(
+    known: tuple[str, ...], reached: tuple[str, ...]
+) -> None:
+    bench = Bench()
+    bench.record("h1", witnesses=known)
+    bench.reach("h1", *reached)
+    bench.at(102.0)
+    assert [e for e in bench.told if isinstance(e, WitnessesSeen)] == []
+
+
+def test_who_reached_a_host_that_the_journal_does_not_know_is_not_kept() -> None:
+    bench = Bench()
+    del bench.state.hosts["h1"]
+    bench.reach("h1", "h2")
+    bench.at(102.0)
+    assert [e for e in bench.told if isinstance(e, WitnessesSeen)] == []
 
 
 @pytest.mark.parametrize(("age_s", "kept"), [(300.0, True), (300.1, False)])

@@ -423,7 +423,7 @@ def give_up(turn: Turn, incident: Incident) -> Incident:
             continue
         reason = f"{why}; last: {server.reason or server.stage}"
         # safety: a move that is not known to have ended may still start it on its destination (S1)
-        wait_for = (server.dest,) if server.stage is ServerStage.MOVING and server.dest else server.wait_for
+        wait_for = (server.dest,) if server.dest else server.wait_for
         incident = turn.put_server(
             incident,
             server,

@@ -634,6 +634,25 @@ def test_what_has_not_changed_is_not_written_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("age_s", "dest", "before", "void"),
+    [
+        (1.0, "", (), (7,)),
+        (1.0, "h2", (3,), (3, 7)),
+        (1.0, "h2", (7,), (7,)),
+        (30.0, "", (), ()),
+    ],
+)
+def test_a_lost_request_remembers_that_its_destination_was_off(
+    age_s: float, dest: str, before: tuple[int, ...], void: tuple[int, ...]
+) -> None:
+    """That host may be back before the server may be tried again, and nothing would say then that the move had ended."""
+    lost = server(ServerStage.LOST, next_at=NOW + 1, dest=dest, void=before)
+    found = Survey(migrations=(evacuation("migrating"),))
+    now = after(answer(following(lost), others=(proven(age_s=age_s),), survey=found)).servers[0]
+    assert (now.stage, now.dest, now.void) == (ServerStage.LOST, "h2", void)
+
+
+@pytest.mark.parametrize(
     ("stage", "dest", "age_s", "again"),
     [
         (ServerStage.MOVING, "h2", 1.0, True),

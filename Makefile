@@ -13,7 +13,7 @@ JOBS ?= 2
 NOT_RUN := build/not-run
 PYTEST := HA_AGENT_NOT_RUN=$(CURDIR)/$(NOT_RUN) $(BIN)/python -m pytest
 # Fast tests run side by side; integration tests measure real time, so they run one after the other.
-FAST := $(wildcard tests/unit tests/property tests/scenarios tests/simulation)
+FAST := $(wildcard tests/unit tests/property tests/scenarios tests/simulation tests/mutants)
 SLOW := $(wildcard tests/integration tests/benchmarks)
 
 help:
@@ -70,6 +70,7 @@ test: setup-dev
 	@$(MAKE) --no-print-directory types
 	@if [ "$$(id -u)" = 0 ] && [ -z "$${HA_AGENT_NO_ROOT:-}" ]; then $(BIN)/python -m tests.integration.debian install; fi
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal $(FAST)
+	@$(BIN)/python -m tests.mutants --sample 40 --jobs $(JOBS) --quiet
 	@$(PYTEST) -q $(SLOW)
 	@$(BIN)/python -m tests.not_run $(NOT_RUN)
 
@@ -96,7 +97,7 @@ scenarios: setup-dev
 	@HA_AGENT_UPDATE_SCENARIOS=$(UPDATE) $(PYTEST) -q tests/scenarios
 
 mutants: setup-dev
-	@$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),0) --seed $(or $(SEED),1) --jobs $(JOBS)
+	@$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),0) --seed $(or $(SEED),0) --jobs $(JOBS)
 
 clean:
 	@rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ha_agent.errors import UsageError
-from ha_agent.heartbeat.certs import load_certificates, load_key, uri
+from ha_agent.heartbeat.certs import CA_NAME, load_certificates, load_key, uri
 from ha_agent.heartbeat.files import write_durably
 
 CA_DAYS = 3650
@@ -66,7 +66,7 @@ def create(directory: Path, now: datetime.datetime) -> x509.Certificate:
     make(directory)
     key, serial = ec.generate_private_key(ec.SECP256R1()), x509.random_serial_number()
     # Each has a name of its own: revocation lists and people tell two of them apart by it.
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ha-agent CA {serial:040x}"[:20])])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{CA_NAME} {serial:040x}"[:20])])
     ca = (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -21,6 +21,7 @@ from ha_agent.model import Value
 
 Role = Literal["host", "controller"]
 SCHEME = "ha-agent://"
+CA_NAME = "ha-agent CA"  # how the authorities of `pki` begin to be called
 
 
 class CertificateInfo(Value, frozen=True, kw_only=True):
@@ -144,6 +145,11 @@ def client_context(directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     return _mutual(context, directory)
+
+
+def made_by_us(authority: x509.Certificate) -> bool:
+    """Whether it is called like one of `ha-agent pki`."""
+    return authority.subject.rfc4514_string().startswith(f"CN={CA_NAME}")
 
 
 def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

@@ -48,8 +48,9 @@ class GateState(Line, frozen=True, kw_only=True):
     boot_id: str
 
 
-class RemoteStatus(Line, frozen=True, kw_only=True):
-    """The remote, for a human. `counters`: see counters.py."""
+class RemoteStatus(Line, frozen=True, kw_only=True, omit_defaults=True):
+    """The remote, for a human. `counters`: see counters.py. `certificate_days`, `authority_days`: until its own certificate and the last
+    authority that it trusts expire. `notes`: what somebody should see to."""
 
     name: str
     boot_id: str
@@ -61,6 +62,9 @@ class RemoteStatus(Line, frozen=True, kw_only=True):
     libvirt: str
     machine: str
     counters: dict[str, int]
+    certificate_days: float | None = None
+    authority_days: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Failure(Line, frozen=True, kw_only=True):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ha_agent.errors import DriverError, ProtocolError, Unanswered
 from ha_agent.heartbeat import wire
-from ha_agent.heartbeat.channel import Channel, DialError, dial
+from ha_agent.heartbeat.channel import Channel, DialError
 from ha_agent.heartbeat.counters import Counters
-from ha_agent.heartbeat.signing import Verifier
+from ha_agent.heartbeat.credentials import Credentials
+from ha_agent.heartbeat.expiry import Thresholds
+from ha_agent.heartbeat.peer import Peer, peer_of
 from ha_agent.model import Answer, Presence, Value
 from ha_agent.ports import Clock, Disconnected, ForeignClaim, Heartbeat, Observer, ProbeAnswered, Random
 
@@ -36,6 +38,8 @@ class MonitorOptions(Value, frozen=True, kw_only=True):
     silence_s: float = 5.0
     retry_min_s: float = 0.2
     retry_max_s: float = 1.0
+    pki_poll_s: float = 5.0
+    expiry: Thresholds = Thresholds()
 
 
 @dataclass
@@ -47,22 +51,29 @@ class Shared:
     clock: Clock
     random: Random
     options: MonitorOptions
-    context: ssl.SSLContext
-    verifier: Verifier
+    credentials: Credentials
     counters: Counters
     store_id: str = ""
     epoch: int = 0
     requests: int = 0
+    peers: dict[str, Peer] = field(default_factory=dict)  # the newest certificate that each host has shown
+
+    def shown(self, host: str, signed: wire.Signed) -> None:
+        """A host has proven, through a witness, that it has this certificate: a connection may stand longer than the one it began with."""
+        known = self.peers.get(host)
+        if known is None or known.digest != hashlib.sha256(signed.chain[0]).digest():
+            self.peers[host] = peer_of(signed.chain[0])
 
 
 class Link:
-    """The connection to one host. `connected`: it has welcomed us."""
+    """The connection to one host. `connected`: it has welcomed us. `channel`: the connection, also before the welcome."""
 
     def __init__(self, host: str, endpoint: Endpoint, shared: Shared) -> None:
         self.host = host
         self.endpoint = endpoint
         self._shared = shared
         self._channel: Channel | None = None
+        self.channel: Channel | None = None
         self._beats = 0  # of this connection
         self._waiting: dict[int, asyncio.Future[wire.AnyFrame]] = {}
         self._probes: dict[tuple[str, str], asyncio.TimerHandle] = {}  # by (nonce, target); a late answer finds none
@@ -88,18 +99,24 @@ class Link:
         answered, error, self._beats = True, "", 0
         channel: Channel | None = None
         try:
-            channel = await dial(self.endpoint.address, self.endpoint.port, shared.context, shared.options.dial_s)
+            channel = await shared.credentials.dial(self.endpoint.address, self.endpoint.port, shared.options.dial_s)
+            self.channel = channel
             if (channel.role, channel.name) != ("host", self.host):
                 counters.refused_identities += 1
                 raise ConnectionAbortedError(f"the certificate is of {channel.role} {channel.name!r}, not of this host")
+            shared.peers[self.host] = channel.peer
             await self._greet(channel)
             counters.connections += 1
             await self._read(channel)
         except DialError as problem:
             answered, error = problem.answered, str(problem)
-            counters.handshake_failures += answered
+            if problem.why == "revoked":
+                counters.refused_revoked += 1
+            elif problem.why:
+                counters.failed_handshake(problem.why)
         except ProtocolError as problem:
             counters.malformed_frames += 1
+            counters.oversized_frames += isinstance(problem, wire.OversizedFrame)
             error = f"broke the protocol: {problem}"
         except TimeoutError:
             counters.idle_closed += 1
@@ -108,7 +125,7 @@ class Link:
             # A time-out of the kernel's own, or a route that broke, is no answer of the host; an end or a reset is.
             answered, error = isinstance(problem, ConnectionError), str(problem)
         finally:
-            self._channel = None
+            self._channel = self.channel = None
             if channel is not None:
                 channel.abort()
             self._drop_requests()
@@ -247,7 +264,7 @@ class Link:
             return
         timer.cancel()
         shared = self._shared
-        answer, boot_id = judged(result, shared.verifier, shared.clock, shared.counters)
+        answer, boot_id = judged(result, shared)
         self._answer(result.target, result.nonce, answer, boot_id)
 
     def _unanswered(self, key: tuple[str, str]) -> None:
@@ -270,7 +287,7 @@ class Link:
         )
 
 
-def judged(result: wire.ProbeResult, verifier: Verifier, clock: Clock, counters: Counters) -> tuple[Answer, str]:
+def judged(result: wire.ProbeResult, shared: Shared) -> tuple[Answer, str]:
     """(answer, boot id) of a probe, a signature verified by ourselves. A witness that claims a signature which does not hold has
     said nothing: neither that the target lives, nor that it is silent."""
     if result.answer is not Answer.SIGNED:
@@ -278,10 +295,13 @@ def judged(result: wire.ProbeResult, verifier: Verifier, clock: Clock, counters:
     try:
         if result.signed is None:
             raise ProtocolError("there is no signature")
-        return Answer.SIGNED, verifier.check(result.signed, result.nonce, result.target, clock.wall())
+        verifier = shared.credentials.now.verifier
+        boot_id = verifier.check(result.signed, result.nonce, result.target, shared.clock.wall())
     except ProtocolError:
-        counters.forged_probes += 1
+        shared.counters.forged_probes += 1
         return Answer.FAILED, ""
+    shared.shown(result.target, result.signed)
+    return Answer.SIGNED, boot_id
 
 
 def _heartbeat(host: str, at: float, beat: wire.Beat) -> Heartbeat:

@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ha_agent.errors import DriverError, UsageError
-from ha_agent.heartbeat import certs, wire
+from ha_agent.heartbeat import wire
+from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.counters import Counters
+from ha_agent.heartbeat.credentials import Change, Credentials
+from ha_agent.heartbeat.expiry import Note, Reminder, notes
 from ha_agent.heartbeat.link import Endpoint, Link, MonitorOptions, Shared, judged
+from ha_agent.heartbeat.peer import Peer
 from ha_agent.heartbeat.reach import reach
-from ha_agent.heartbeat.signing import Verifier
 from ha_agent.model import Answer, Presence
 from ha_agent.ports import Clock, Observer, ProbeAnswered, Random
 
@@ -21,6 +24,7 @@ log = logging.getLogger(__name__)
 
 SPREAD_S = 0.002  # the first dials are spread over this much per host: a TLS handshake costs about a millisecond of CPU
 MAX_OWN_PROBES = 256
+REMIND_S = 600.0
 
 
 class Monitor:
@@ -37,8 +41,9 @@ class Monitor:
         counters: Counters | None = None,
     ) -> None:
         """Raises UsageError where the PKI files cannot be used, or are a host's."""
-        role, self.name = certs.identity(certs.load_certificates(directory / "cert.pem")[0])
-        if role != "controller":
+        self.credentials = Credentials(directory)
+        self.name = self.credentials.name
+        if self.credentials.role != "controller":
             raise UsageError(
                 f"{directory / 'cert.pem'} is a host's", "issue one with `ha-agent pki issue controller NAME`"
             )
@@ -50,19 +55,22 @@ class Monitor:
             clock=clock,
             random=random,
             options=options if options is not None else MonitorOptions(),
-            context=certs.client_context(directory),
-            verifier=Verifier(directory),
+            credentials=self.credentials,
             counters=self.counters,
         )
         self._links: dict[str, Link] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._own: set[asyncio.Task[None]] = set()
+        self._beside: list[asyncio.Task[None]] = []
         self._started = False
 
     async def start(self) -> None:
         """Dials every host."""
         self._started = True
+        watch = self.credentials.watch(self._shared.options.pki_poll_s, self._reconsider)
+        loop = asyncio.get_running_loop()
+        self._beside = [loop.create_task(watch), loop.create_task(self._remind())]
         self.set_hosts(self._hosts)
 
     async def stop(self) -> None:
@@ -70,10 +78,11 @@ class Monitor:
         self._started = False
         for host in list(self._links):
             self._remove(host)
-        tasks = [*self._ending, *self._own]
-        for task in self._own:
+        own = [*self._own, *self._beside]
+        for task in own:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._ending, *own, return_exceptions=True)
+        self.credentials.close()
 
     def set_hosts(self, hosts: Mapping[str, Endpoint]) -> None:
         """The hosts from now on. Links to hosts that stay where they are stay as they are."""
@@ -128,8 +137,40 @@ class Monitor:
             raise DriverError(f"{host} is no known host")
         return link
 
+    def peers(self) -> Mapping[str, Peer]:
+        """The newest certificate that each host has shown: at a connection, or to a witness."""
+        return self._shared.peers
+
+    def notes(self) -> list[Note]:
+        """Certificates and PKI files that somebody should see to."""
+        shared = self._shared
+        return notes(self.credentials, shared.peers.values(), shared.clock.wall(), shared.options.expiry)
+
+    async def _remind(self) -> None:
+        reminder = Reminder()
+        while True:
+            await asyncio.sleep(REMIND_S)
+            reminder.remind(self.notes(), self._shared.clock.now())
+
+    def _reconsider(self, change: Change) -> None:
+        """After a change of the credentials. Who is revoked leaves at once. Where an authority was removed, all that it vouched for come
+        back with another certificate: they are spread, as after a start."""
+        ended: list[tuple[str, Channel, str]] = []
+        for link in self._links.values():
+            if link.channel is not None and (why := self.credentials.outlived(link.channel.peer, change)):
+                ended.append((link.host, link.channel, why))
+        self.counters.closed_revoked += len(ended)
+        for host, channel, why in ended:
+            if self.credentials.revoked(channel.peer):
+                log.warning("the connection to %s ends: %s", host, why)
+                channel.abort(why)
+            else:
+                wait_s = self._shared.random.uniform(0.0, SPREAD_S * len(ended))
+                asyncio.get_running_loop().call_later(wait_s, channel.abort, why)
+
     def _remove(self, host: str) -> None:
         del self._links[host]
+        self._shared.peers.pop(host, None)
         task = self._runs.pop(host)
         task.cancel()
         self._ending.add(task)
@@ -149,8 +190,8 @@ class Monitor:
         frame = wire.Probe(
             target=target, address=endpoint.address, port=endpoint.port, nonce=nonce, deadline_s=deadline_s
         )
-        result = await reach(self.name, frame, shared.context, shared.verifier, shared.clock)
-        answer, boot_id = judged(result, shared.verifier, shared.clock, self.counters)
+        result = await reach(frame, self.credentials, shared.clock)
+        answer, boot_id = judged(result, shared)
         self._answer(self.name, target, nonce, answer, boot_id)
 
     def _answer(self, witness: str, target: str, nonce: str, answer: Answer, boot_id: str = "") -> None:

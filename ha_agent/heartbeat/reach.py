@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 
 from ha_agent.errors import ProtocolError
 from ha_agent.heartbeat import wire
-from ha_agent.heartbeat.channel import Channel, DialError, dial
-from ha_agent.heartbeat.signing import Verifier
+from ha_agent.heartbeat.channel import Channel, DialError
+from ha_agent.heartbeat.credentials import Credentials
 from ha_agent.model import Answer
 from ha_agent.ports import Clock
 
 
-async def reach(
-    own_name: str, probe: wire.Probe, context: ssl.SSLContext, verifier: Verifier, clock: Clock
-) -> wire.ProbeResult:
+async def reach(probe: wire.Probe, credentials: Credentials, clock: Clock) -> wire.ProbeResult:
     """What the target answers, within the probe's deadline. SIGNED only with a signature that holds; TCP where its kernel answered
     and no more came; SILENT where nothing did; FAILED where we could not ask. Raises nothing."""
     answered = asked = False
@@ -23,9 +20,9 @@ async def reach(
     channel: Channel | None = None
     try:
         async with asyncio.timeout(probe.deadline_s):
-            channel = await dial(probe.address, probe.port, context, probe.deadline_s * 0.95)
+            channel = await credentials.dial(probe.address, probe.port, probe.deadline_s * 0.95)
             answered = True
-            signed = await _challenge(channel, own_name, probe, verifier, clock)
+            signed = await _challenge(channel, probe, credentials, clock)
             return wire.ProbeResult(nonce=probe.nonce, target=probe.target, answer=Answer.SIGNED, signed=signed)
     except DialError as problem:
         answered, asked, error = problem.answered, problem.asked, str(problem)
@@ -40,12 +37,10 @@ async def reach(
     return wire.ProbeResult(nonce=probe.nonce, target=probe.target, answer=answer, error=error[:512])
 
 
-async def _challenge(
-    channel: Channel, own_name: str, probe: wire.Probe, verifier: Verifier, clock: Clock
-) -> wire.Signed:
+async def _challenge(channel: Channel, probe: wire.Probe, credentials: Credentials, clock: Clock) -> wire.Signed:
     if (channel.role, channel.name) != ("host", probe.target):
         raise ProtocolError(f"at {probe.address}:{probe.port} answers {channel.role} {channel.name!r}")
-    channel.send(wire.Hello(versions=wire.VERSIONS, name=own_name))
+    channel.send(wire.Hello(versions=wire.VERSIONS, name=credentials.name))
     welcome = await channel.receive(probe.deadline_s)
     if not isinstance(welcome, wire.Welcome):
         reason = welcome.reason if isinstance(welcome, wire.Refused) else "no Welcome came"
@@ -54,5 +49,5 @@ async def _challenge(
     while True:  # a controller that probes may be sent something else first
         frame = await channel.receive(probe.deadline_s)
         if isinstance(frame, wire.Signed):
-            verifier.check(frame, probe.nonce, probe.target, clock.wall())
+            credentials.now.verifier.check(frame, probe.nonce, probe.target, clock.wall())
             return frame

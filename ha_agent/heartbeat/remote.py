@@ -7,24 +7,28 @@ import dataclasses
 import logging
 import os
 import socket
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ha_agent.errors import ProtocolError, UsageError
-from ha_agent.heartbeat import certs, wire
-from ha_agent.heartbeat.channel import Channel, accept
+from ha_agent.errors import UsageError
+from ha_agent.heartbeat import wire
+from ha_agent.heartbeat.admission import Limits
+from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.claims import Claims
 from ha_agent.heartbeat.control import ControlServer, RemoteStatus
 from ha_agent.heartbeat.counters import Counters
+from ha_agent.heartbeat.credentials import Credentials
+from ha_agent.heartbeat.door import Door, listen
+from ha_agent.heartbeat.expiry import Note, Reminder, Thresholds, authority_days, notes, own_days
 from ha_agent.heartbeat.gate import Gate
 from ha_agent.heartbeat.session import Host, Session, challenges
-from ha_agent.heartbeat.signing import Signer, Verifier
 from ha_agent.heartbeat.sources import CachedHealth, HealthSource, NoGuests
 from ha_agent.ports import Clock, GuestSource
 
 log = logging.getLogger(__name__)
+
+REMIND_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +47,9 @@ class RemoteConfig:
     override_uids: frozenset[int] | None = None
     handshake_s: float = 5.0
     challenger_idle_s: float = 10.0
-    max_connections: int = 256
-    max_per_address: int = 64
+    limits: Limits = field(default_factory=Limits)
+    expiry: Thresholds = field(default_factory=Thresholds)
+    pki_poll_s: float = 5.0
     health_poll_s: float = 2.0
     health_stale_s: float = 10.0
 
@@ -65,8 +70,6 @@ class Remote:
         self._clock = clock
         self._health = CachedHealth(health, clock, config.health_poll_s, config.health_stale_s)
         self._guests = guests if guests is not None else NoGuests()
-        self._per_address: Counter[str] = Counter()
-        self._served: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._listener: socket.socket | None = None
         self.port = config.port
@@ -74,7 +77,7 @@ class Remote:
     @property
     def name(self) -> str:
         """The host's name, from its certificate. Only after `start`."""
-        return self._host.signer.name
+        return self._host.credentials.name
 
     @property
     def gate(self) -> Gate:
@@ -84,8 +87,8 @@ class Remote:
     async def start(self) -> None:
         """Listens. Raises UsageError: files that cannot be used, an address or a socket that is taken, a certificate of another role."""
         config = self._config
-        signer = Signer(config.pki)
-        if signer.role != "host":
+        credentials = Credentials(config.pki)
+        if credentials.role != "host":
             raise UsageError(
                 f"{config.pki / 'cert.pem'} is a controller's", "issue one with `ha-agent pki issue host NAME`"
             )
@@ -103,15 +106,13 @@ class Remote:
             health=self._health,
             guests=self._guests,
             guest_threads=ThreadPoolExecutor(2, thread_name_prefix="guests"),
-            signer=signer,
-            verifier=Verifier(config.pki),
-            dial_context=certs.client_context(config.pki),
+            credentials=credentials,
             claims=Claims(self._clock),
             counters=self.counters,
             challenger_idle_s=config.challenger_idle_s,
         )
-        self._context = certs.server_context(config.pki)
-        self._listener = _listen(config.listen, config.port)
+        self._door = Door(credentials, self.counters, boot_id, config.limits, config.handshake_s, self._session)
+        self._listener = listen(config.listen, config.port)
         self.port = self._listener.getsockname()[1]
         overriders = config.override_uids if config.override_uids is not None else frozenset({0, os.geteuid()})
         self._control = ControlServer(config.control_socket, self._host.gate, self.status, overriders)
@@ -121,25 +122,36 @@ class Remote:
             self._listener.close()
             raise
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._accept(self._listener)), loop.create_task(self._health.run())]
+        self._tasks = [
+            loop.create_task(self._door.stand(self._listener)),
+            loop.create_task(self._health.run()),
+            loop.create_task(self._remind()),
+            loop.create_task(credentials.watch(config.pki_poll_s, self._door.reconsider)),
+        ]
         log.info("remote %s listens on %s:%d in boot %s", self.name, config.listen, self.port, boot_id)
 
     async def stop(self) -> None:
         """Ends everything; the gate's state stays on disk."""
         if self._listener is None:
             return
-        tasks = [*self._tasks, *self._served]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._door.close()
         self._listener.close()
         self._listener = None
         await self._control.stop()
         self._host.guest_threads.shutdown(wait=False, cancel_futures=True)
+        self._host.credentials.close()
+
+    def notes(self) -> list[Note]:
+        """What somebody should see to."""
+        return notes(self._host.credentials, self._door.peers(), self._clock.wall(), self._config.expiry)
 
     def status(self) -> RemoteStatus:
         """How it is, for a human."""
         report = self._health.get()
+        credentials, wall = self._host.credentials, self._clock.wall()
         return RemoteStatus(
             name=self.name,
             boot_id=self._host.boot_id,
@@ -151,89 +163,16 @@ class Remote:
             libvirt=report.libvirt,
             machine=self._host.machine,
             counters=dataclasses.asdict(self.counters),
+            certificate_days=own_days(credentials, wall),
+            authority_days=authority_days(credentials, wall),
+            notes=tuple(note.text for note in self.notes()),
         )
 
-    async def _accept(self, listener: socket.socket) -> None:
-        """Takes connections. Those over a cap are closed before they cost a handshake."""
-        loop = asyncio.get_running_loop()
+    async def _remind(self) -> None:
+        reminder = Reminder()
         while True:
-            try:
-                sock, where = await loop.sock_accept(listener)
-            except OSError as error:  # out of descriptors, or the peer is gone already
-                log.warning("accept: %s", error)
-                await asyncio.sleep(0.1)
-                continue
-            address = str(where[0])
-            full = len(self._served) >= self._config.max_connections
-            if full or self._per_address[address] >= self._config.max_per_address:
-                self.counters.caps_hit += 1
-                sock.close()
-                continue
-            self._per_address[address] += 1
-            task = loop.create_task(self._serve(sock, address))
-            self._served.add(task)
-            task.add_done_callback(self._served.discard)
-
-    async def _serve(self, sock: socket.socket, address: str) -> None:
-        """One connection, from handshake to end: whatever goes wrong with it ends it, is counted, and harms no other."""
-        try:
-            channel = await self._greeted(sock)
-            if channel is None:
-                return
-            try:
-                await self._session(*channel)
-            finally:
-                channel[0].abort()
-        except ProtocolError as error:
-            self.counters.malformed_frames += 1
-            log.warning("%s: connection closed: %s", address, error)
-        except TimeoutError:
-            self.counters.idle_closed += 1
-            log.info("%s: connection closed: nothing came for too long", address)
-        except OSError as error:
-            log.info("%s: connection ended: %s", address, error)
-        finally:
-            self._per_address[address] -= 1
-            if self._per_address[address] <= 0:
-                del self._per_address[address]
-
-    async def _greeted(self, sock: socket.socket) -> tuple[Channel, wire.Hello] | None:
-        """TLS and Hello within one deadline. None where they did not come about (counted). Raises ProtocolError."""
-        channel: Channel | None = None
-        done = False
-        try:
-            async with asyncio.timeout(self._config.handshake_s):
-                channel = await accept(sock, self._context, self._config.handshake_s)
-                hello = await channel.receive(self._config.handshake_s)
-            if not isinstance(hello, wire.Hello):
-                raise ProtocolError(f"the first frame is {type(hello).__name__}, not Hello")
-            version = wire.negotiate(hello.versions)
-            if hello.name != channel.name:
-                self.counters.refused_identities += 1
-                await self._refuse(channel, f"your certificate names {channel.role} {channel.name}, your Hello another")
-                return None
-            if hello.interval_s is not None and channel.role != "controller":
-                self.counters.refused_identities += 1
-                await self._refuse(channel, "beats are for controllers; your certificate is a host's")
-                return None
-            channel.send(wire.Welcome(version=version, name=self.name, boot_id=self._host.boot_id))
-            self.counters.connections += 1
-            done = True
-            return channel, hello
-        except ProtocolError as error:
-            if channel is not None:
-                await self._refuse(channel, str(error))
-            raise
-        except UsageError as error:
-            self.counters.refused_identities += 1
-            log.warning("connection refused: %s", error)
-        except (OSError, TimeoutError) as error:
-            self.counters.handshake_failures += 1
-            log.info("handshake failed: %s", error or "too slow")
-        finally:
-            if channel is not None and not done:
-                channel.abort()
-        return None
+            reminder.remind(self.notes(), self._clock.now())
+            await asyncio.sleep(REMIND_S)
 
     async def _session(self, channel: Channel, hello: wire.Hello) -> None:
         if hello.interval_s is None:
@@ -249,31 +188,6 @@ class Remote:
         finally:
             if sessions.get(channel.name) is session:
                 del sessions[channel.name]
-
-    @staticmethod
-    async def _refuse(channel: Channel, reason: str) -> None:
-        """Says why, and ends it."""
-        log.warning("%s %s refused: %s", channel.role, channel.name, reason)
-        channel.send(wire.Refused(reason=reason[:1000]))
-        await channel.close()
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-        listener.listen(128)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise UsageError(
-            f"cannot listen on {address}:{port}: {error.strerror or error}",
-            "set `listen` to a free address of this host",
-        ) from None
-    return listener
 
 
 def _machine(path: Path | None) -> str:

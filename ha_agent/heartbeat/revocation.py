@@ -28,8 +28,16 @@ class Revoked:
     def __init__(self, serials: Mapping[bytes, frozenset[int]] | None = None) -> None:
         self._serials = dict(serials or {})
 
+    def names(self, issuer: bytes, serial: int) -> bool:
+        """Whether the certificate of this issuer (its name in DER) with this number is revoked."""
+        return serial in self._serials.get(issuer, frozenset())
+
+    def same(self, other: Revoked) -> bool:
+        """Whether both name the same certificates."""
+        return self._serials == other._serials
+
     def __contains__(self, certificate: x509.Certificate) -> bool:
-        return certificate.serial_number in self._serials.get(certificate.issuer.public_bytes(), frozenset())
+        return self.names(certificate.issuer.public_bytes(), certificate.serial_number)
 
     def __len__(self) -> int:
         return sum(len(each) for each in self._serials.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from ha_agent.heartbeat import wire
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.claims import Claims
 from ha_agent.heartbeat.counters import Counters
+from ha_agent.heartbeat.credentials import Credentials
 from ha_agent.heartbeat.gate import Gate
 from ha_agent.heartbeat.reach import reach
-from ha_agent.heartbeat.signing import Signer, Verifier
 from ha_agent.heartbeat.sources import CachedHealth
 from ha_agent.model import Answer
 from ha_agent.ports import Clock, GuestSource
@@ -37,9 +36,7 @@ class Host:
     health: CachedHealth
     guests: GuestSource
     guest_threads: Executor
-    signer: Signer
-    verifier: Verifier
-    dial_context: ssl.SSLContext
+    credentials: Credentials
     claims: Claims
     counters: Counters
     challenger_idle_s: float
@@ -52,7 +49,7 @@ async def challenges(channel: Channel, host: Host) -> None:
         frame = await channel.receive(host.challenger_idle_s)
         if not isinstance(frame, wire.Challenge):
             raise ProtocolError(f"{channel.role} {channel.name} may only send challenges, not {type(frame).__name__}")
-        channel.send(host.signer.sign(frame.nonce, host.boot_id))
+        channel.send(host.credentials.now.signer.sign(frame.nonce, host.boot_id))
     raise ProtocolError("too many challenges in one connection")
 
 
@@ -88,7 +85,7 @@ class Session:
 
     def end(self) -> None:
         """The same controller has come back on another connection."""
-        self._channel.abort()
+        self._channel.abort("the same controller has come back on another connection")
 
     def tell_claims(self) -> None:
         """Reports claimants that this controller has not heard of."""
@@ -137,7 +134,7 @@ class Session:
             case wire.Claim(store_id=store_id, epoch=epoch):
                 self._claim(store_id, epoch)
             case wire.Challenge(nonce=nonce):
-                self._channel.send(self._host.signer.sign(nonce, self._host.boot_id))
+                self._channel.send(self._host.credentials.now.signer.sign(nonce, self._host.boot_id))
             case wire.Probe():
                 busy = wire.ProbeResult(nonce=frame.nonce, target=frame.target, answer=Answer.FAILED, error="too busy")
                 self._spawn(lambda: self._probe(frame), busy)
@@ -161,7 +158,7 @@ class Session:
 
     def _spawn(self, request: Callable[[], Coroutine[None, None, None]], busy: wire.Frame) -> None:
         if len(self._requests) >= MAX_REQUESTS:
-            self._host.counters.caps_hit += 1
+            self._host.counters.refused_requests += 1
             self._channel.send(busy)
             return
         task = asyncio.get_running_loop().create_task(self._guarded(request))
@@ -177,7 +174,7 @@ class Session:
     async def _probe(self, probe: wire.Probe) -> None:
         host = self._host
         host.counters.probes += 1
-        result = await reach(host.signer.name, probe, host.dial_context, host.verifier, host.clock)
+        result = await reach(probe, host.credentials, host.clock)
         self._channel.send(result)
 
     async def _open(self, frame: wire.OpenGate) -> None:

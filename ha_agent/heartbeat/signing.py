@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from ha_agent.errors import ProtocolError, UsageError
-from ha_agent.heartbeat import certs
+from ha_agent.heartbeat import certs, revocation
 from ha_agent.heartbeat.wire import Signed
 
 PURPOSE = "ha-agent probe 1"  # nothing else that this key may ever sign begins like this
@@ -54,10 +54,12 @@ class Signer:
 
 
 class Verifier:
-    """Judges signatures by the authorities in `directory`/ca.pem. Raises UsageError where it cannot be read."""
+    """Judges signatures by the authorities in `directory`/ca.pem and the revocations beside it. Raises UsageError where they cannot be
+    read."""
 
     def __init__(self, directory: Path) -> None:
         self._anchors = certs.load_certificates(directory / "ca.pem")
+        self._revoked = revocation.revoked(revocation.load(directory / revocation.FILE, self._anchors))
 
     def check(self, signed: Signed, nonce: str, target: str, wall: float) -> str:
         """The boot id that `target` has signed with our nonce. `wall`: Unix seconds, for the certificates' validity.
@@ -72,6 +74,8 @@ class Verifier:
                 raise ProtocolError(f"the signer is {role} {name!r}, not host {target!r}")
             if not self._trusted(chain, datetime.datetime.fromtimestamp(wall, datetime.UTC)):
                 raise ProtocolError("no authority of ours issued the signer's certificate, or it has expired")
+            if any(each in self._revoked for each in chain):
+                raise ProtocolError("the signer's certificate is revoked")
             _verify(chain[0].public_key(), signed.signature, message(nonce, target, signed.boot_id))
         except (ValueError, UsageError) as error:
             raise ProtocolError(f"the signer's certificate cannot be read: {error}") from None
@@ -88,19 +92,11 @@ class Verifier:
                 return False
             for anchor in self._anchors:
                 valid = anchor.not_valid_before_utc <= now <= anchor.not_valid_after_utc
-                if valid and _is_authority(anchor) and _issued(certificate, anchor):
+                if valid and _is_authority(anchor) and certs.issued_by(certificate, anchor):
                     return True
-            if position + 1 >= len(chain) or not _issued(certificate, chain[position + 1]):
+            if position + 1 >= len(chain) or not certs.issued_by(certificate, chain[position + 1]):
                 return False
         return False
-
-
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

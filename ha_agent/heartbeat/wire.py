@@ -30,6 +30,10 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Version = tuple[Annotated[int, Meta(ge=0, lt=2**31)], Annotated[int, Meta(ge=0, lt=2**31)]]
 
 
+class OversizedFrame(ProtocolError):
+    """The other side announces more than a frame may hold."""
+
+
 class Frame(Value, frozen=True, kw_only=True, tag=True):
     """Anything that goes over the wire."""
 
@@ -191,7 +195,7 @@ def length(header: bytes) -> int:
     """How many bytes follow the header. Raises ProtocolError before anything that long is read."""
     size = int.from_bytes(header, "big")
     if not 0 < size <= MAX_FRAME:
-        raise ProtocolError(f"a frame of {size} bytes is announced, allowed are 1 to {MAX_FRAME}")
+        raise OversizedFrame(f"a frame of {size} bytes is announced, allowed are 1 to {MAX_FRAME}")
     return size
 
 

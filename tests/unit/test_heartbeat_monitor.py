@@ -176,7 +176,7 @@ async def test_hosts_come_and_go_with_a_reload(tmp_path: Path) -> None:
         await seen.next(Heartbeat, lambda beat: beat.host == "compute-2")
         assert one.counters.connections == kept  # it did not have to dial again
         watch.set_hosts({"compute-2": two_at})
-        await until(lambda: not one._served)
+        await until(lambda: not one._door)
         assert watch.connected() == {"compute-2"}
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ha_agent.errors import UsageError
 from ha_agent.heartbeat import certs, control, wire
+from ha_agent.heartbeat.admission import Limits
 from ha_agent.heartbeat.channel import Channel, DialError, dial
 from ha_agent.heartbeat.remote import Remote
 from ha_agent.heartbeat.sources import CachedHealth, FileGuests, FileHealth, HealthReport, ProcessHealth
@@ -169,19 +170,27 @@ async def test_an_idle_challenger_is_ended(tmp_path: Path) -> None:
         assert served.counters.idle_closed == 1
 
 
-@pytest.mark.parametrize("cap", [{"max_connections": 2}, {"max_per_address": 2}])
-async def test_connections_over_a_cap_are_turned_away_before_a_handshake(tmp_path: Path, cap: dict[str, int]) -> None:
-    async with remote(tmp_path, config=lambda c: replace(c, **cap)) as served:  # type: ignore[arg-type]
-        held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(2)]
-        await until(lambda: len(served._served) == 2)
+@pytest.mark.parametrize(
+    ("limits", "counter"),
+    [(Limits(connections=2), "refused_full"), (Limits(per_address=2), "refused_address")],
+    ids=["in all", "of one address"],
+)
+async def test_connections_over_a_cap_are_turned_away_before_a_handshake(
+    tmp_path: Path, limits: Limits, counter: str
+) -> None:
+    async with remote(tmp_path, config=lambda c: replace(c, limits=limits)) as served:
+        held = [await session(served.port, certificates("host", name)) for name in ("compute-2", "compute-3")]
+        for channel in held:
+            assert isinstance(await channel.receive(DEADLINE_S), wire.Welcome)
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         async with asyncio.timeout(DEADLINE_S):
             assert await reader.read() == b""
-        assert served.counters.caps_hit == 1
-        for _, held_writer in held:
-            held_writer.close()
+        assert getattr(served.counters, counter) == 1
+        assert served.counters.handshake_failures == 0
         writer.close()
-        await until(lambda: not served._served)
+        for channel in held:
+            channel.abort()
+        await until(lambda: not served._door)
         channel = await session(served.port, certificates(*CONTROLLER), 1.0)
         assert isinstance(await channel.receive(DEADLINE_S), wire.Welcome)
         channel.abort()

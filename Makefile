@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo lint types test test-full check scenarios mutants clean
+.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +22,8 @@ help:
 	@echo 'make check       for daily work: lint, types, unit, scenarios, a little simulation'
 	@echo 'make test-full   everything, also what takes too long for CI; keeps its result in docs/test-full.txt'
 	@echo 'make scenarios [UPDATE=1]   replay the scenarios; UPDATE=1 rewrites the expected logs'
+	@echo 'make matrix [EACH=50 FIRST=1]   every fault at every step of the plans, in a simulated cloud'
+	@echo 'make simulate-full   ten times that, and lives of clouds; keeps its result in docs/simulate-full.txt'
 	@echo 'make mutants [SAMPLE=40 SEED=1]   small mistakes in the rules, one at a time: do the tests notice?'
 	@echo 'make clean       remove .venv, caches and build files'
 
@@ -70,6 +72,7 @@ test: setup-dev
 	@$(MAKE) --no-print-directory types
 	@if [ "$$(id -u)" = 0 ] && [ -z "$${HA_AGENT_NO_ROOT:-}" ]; then $(BIN)/python -m tests.integration.debian install; fi
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal $(FAST)
+	@$(MAKE) --no-print-directory matrix
 	@$(BIN)/python -m tests.mutants --sample 40 --jobs $(JOBS) --quiet
 	@$(PYTEST) -q $(SLOW)
 	@$(BIN)/python -m tests.not_run $(NOT_RUN)
@@ -95,6 +98,23 @@ test-full: setup-dev
 
 scenarios: setup-dev
 	@HA_AGENT_UPDATE_SCENARIOS=$(UPDATE) $(PYTEST) -q tests/scenarios
+
+# Every fault at every step of the plans; what is short or broken is told, the whole is kept in build/.
+matrix: setup-dev
+	@mkdir -p build
+	@$(BIN)/ha-agent simulate --matrix $(or $(EACH),50) --first-seed $(or $(FIRST),1) --jobs $(JOBS) > build/matrix.txt \
+	    || { cat build/matrix.txt; exit 1; }
+	@echo "matrix: $$(tail -1 build/matrix.txt)"
+
+# Ten times the matrix, and lives of clouds; what came of it is kept under docs/.
+simulate-full: setup-dev
+	@mkdir -p build
+	@{ echo "make simulate-full, $$(date -u +%F), commit $$(git describe --always --dirty), $$($(BIN)/python --version), $$(nproc) cores"; \
+	   $(BIN)/ha-agent simulate --matrix $(or $(EACH),500) --first-seed $(or $(FIRST),100000) --jobs $(JOBS) && \
+	   $(BIN)/ha-agent simulate --seeds $(or $(LIVES),2000) --first-seed $(or $(FIRST),100000) --json; } > build/simulate-full.txt \
+	    || { cat build/simulate-full.txt; exit 1; }
+	@cp build/simulate-full.txt docs/simulate-full.txt
+	@echo 'kept in docs/simulate-full.txt'
 
 mutants: setup-dev
 	@$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),0) --seed $(or $(SEED),0) --jobs $(JOBS)

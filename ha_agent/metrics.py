@@ -40,6 +40,14 @@ KNOWN: Mapping[str, tuple[str, str, str]] = {
     "wire_malformed_frames": ("counter", "malformed_frames", "Connections closed because of a malformed frame"),
     "wire_refused_identities": ("counter", "refused_identities", "Valid certificates of the wrong name or role"),
     "wire_handshake_failures": ("counter", "handshake_failures", "TLS handshakes that did not come about"),
+    "wire_refused_revoked": ("counter", "refused_revoked", "Connections refused because of a revoked certificate"),
+    "wire_closed_revoked": (
+        "counter",
+        "closed_revoked",
+        "Connections ended because of a revocation or a lost authority",
+    ),
+    "certificate_days": ("gauge", "certificate_days", "Days until our own certificate ends"),
+    "authority_days": ("gauge", "authority_days", "Days until the last authority that we trust ends"),
     "wire_forged_probes": ("counter", "forged_probes", "Signed answers relayed by a witness that do not verify"),
 }
 
@@ -119,6 +127,7 @@ def _hosts(views: Mapping[str, HostViewSummary], state: State) -> Iterator[Metri
     connected = _gauge("host_connected", "Whether the connection to a host's remote stands", "host")
     age = _gauge("heartbeat_age_seconds", "Time since the last heartbeat; absent before the first", "host")
     rtt = _gauge("heartbeat_rtt_seconds", "Round trip of the last heartbeat", "host")
+    certificate = _gauge("host_certificate_days", "Days until the certificate that a host has shown ends", "host")
     witnesses = _gauge("host_witnesses", "Witnesses that are eligible to speak of a host", "host")
     nova = _gauge("host_nova_compute_up", "Whether the host's nova-compute runs; absent where unknown", "host")
     maintenance = _gauge("host_maintenance", "Whether a host is in maintenance", "host")
@@ -129,11 +138,13 @@ def _hosts(views: Mapping[str, HostViewSummary], state: State) -> Iterator[Metri
             age.add_metric([name], view.last_seen_age_s)
             rtt.add_metric([name], view.rtt_s)
         witnesses.add_metric([name], view.witnesses)
+        if view.certificate_days is not None:
+            certificate.add_metric([name], view.certificate_days)
         if view.nova_compute != "unknown":
             nova.add_metric([name], view.nova_compute == "up")
         record = state.hosts.get(name)
         maintenance.add_metric([name], bool(record and record.maintenance))
-    yield from (believed, connected, age, rtt, witnesses, nova, maintenance)
+    yield from (believed, connected, age, rtt, certificate, witnesses, nova, maintenance)
 
 
 def _incidents(state: State) -> Iterator[Metric]:

@@ -14,7 +14,8 @@ from ha_agent.model import Health, Operator, Power, ServerProgress, State, Value
 
 class HostViewSummary(Value, frozen=True, kw_only=True):
     """A host as the detection sees it now. `last_seen_age_s`: since its last heartbeat, None if there never was one. `witnesses`:
-    how many are eligible to speak of it. `gate`: "open", "waiting" or "" where that is not known."""
+    how many are eligible to speak of it. `gate`: "open", "waiting" or "" where that is not known. `certificate_days`: until the newest certificate that it has
+    shown ends; None before the first."""
 
     host: str
     verdict: Verdict
@@ -27,6 +28,7 @@ class HostViewSummary(Value, frozen=True, kw_only=True):
     connected: bool = False
     witnesses: int = 0
     gate: str = ""
+    certificate_days: float | None = None
 
 
 class DeviceHealth(Value, frozen=True, kw_only=True):
@@ -81,6 +83,9 @@ class Facade(Protocol):
 
     def ready(self) -> Sequence[str]:
         """Why this controller is not ready to act; empty when it is. One sentence each."""
+
+    def notes(self) -> Sequence[str]:
+        """What somebody should see to soon; it keeps nobody from acting."""
 
     def alive(self) -> bool:
         """Whether the loop makes progress."""

@@ -51,7 +51,7 @@ class IncidentRow(Value, frozen=True, kw_only=True):
 
 
 class Status(Value, frozen=True, kw_only=True):
-    """The whole in one page. `verdicts`: how many hosts are what; `troubled`: hosts that are not alive or have an incident."""
+    """The whole in one page. `verdicts`: how many hosts are what; `troubled`: hosts that are not alive or have an incident; `notes`: what somebody should see to soon."""
 
     controller: LeaderInfo
     armed: bool
@@ -66,6 +66,7 @@ class Status(Value, frozen=True, kw_only=True):
     maintenance: tuple[str, ...]
     devices: int
     devices_failed: tuple[DeviceHealth, ...]
+    notes: tuple[str, ...] = ()
 
 
 def status(facade: Facade) -> Status:
@@ -86,6 +87,7 @@ def status(facade: Facade) -> Status:
         maintenance=tuple(row.view.host for row in rows if row.maintenance),
         devices=len(devices),
         devices_failed=tuple(each for each in devices if not each.ok and each.checked_age_s is not None),
+        notes=tuple(facade.notes()),
     )
 
 

@@ -18,6 +18,8 @@ RemoteSocketOption = Annotated[
 ]
 REMOTE_SOCKET = Path("/run/ha-agent/remote.sock")
 
+QUIET = frozenset({"connections", "probes"})  # of the remote's counters: no trouble
+
 remote = typer.Typer(
     help="The small daemon on a hypervisor (without a subcommand: run it).",
     invoke_without_command=True,
@@ -89,6 +91,12 @@ def status(socket: RemoteSocketOption = REMOTE_SOCKET, json: JsonOption = False)
     say(f"  libvirt       {answer.libvirt}")
     say(f"  controllers   {', '.join(answer.controllers) or 'none connected'}")
     say(f"  machine       {answer.machine or 'unknown'}")
+    if answer.certificate_days is not None and answer.authority_days is not None:
+        say(f"  certificate   {answer.certificate_days:.0f} days left; its authority {answer.authority_days:.0f}")
+    trouble = {name: count for name, count in answer.counters.items() if count and name not in QUIET}
+    say(f"  refused       {', '.join(f'{name} {count}' for name, count in trouble.items()) or 'nothing'}")
+    for note in answer.notes:
+        say(f"  note: {note}")
 
 
 def add(app: typer.Typer) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ha_agent import sdnotify
 from ha_agent.config import RemoteLoaded
 from ha_agent.errors import UsageError
+from ha_agent.heartbeat.expiry import Thresholds
 from ha_agent.heartbeat.remote import Remote, RemoteConfig
 from ha_agent.heartbeat.signing import Signer
 from ha_agent.heartbeat.sources import FileGuests, FileHealth, HealthSource, NoGuests, ProcessHealth
@@ -30,6 +31,7 @@ def compose(loaded: RemoteLoaded) -> Remote:
     guests: GuestSource = FileGuests(Path(loaded.guests_file)) if loaded.guests_file else NoGuests()
     config = RemoteConfig(
         pki=Path(loaded.pki_directory),
+        expiry=Thresholds(warn_days=loaded.pki.warn_days, urgent_days=loaded.pki.urgent_days),
         state_directory=Path(loaded.state_directory),
         control_socket=Path(loaded.socket),
         listen=loaded.listen,

@@ -73,6 +73,8 @@ def _head(page: Status) -> Iterable[RenderableType]:
             yield _line(f"  {reason}")
         if len(known) > REASONS_MAX:
             yield _line(f"  and {len(known) - REASONS_MAX} more reasons; all: ha-agent status --json")
+    for note in page.notes[:REASONS_MAX]:
+        yield _line(f"note: {note}", "yellow")
 
 
 def hosts(rows: Iterable[HostRow]) -> Table:

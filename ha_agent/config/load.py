@@ -14,7 +14,7 @@ from ha_agent.config import build, merge, places, rules, schema, yamlfile
 from ha_agent.config.devices import Inventory, Secrets, check_fencing
 from ha_agent.config.findings import Findings
 from ha_agent.config.problems import from_pydantic
-from ha_agent.config.values import HostPlace, Loaded
+from ha_agent.config.values import HostPlace, Loaded, PkiSettings
 from ha_agent.config.yamlfile import FieldPath
 from ha_agent.errors import ConfigError
 from ha_agent.model import Value
@@ -167,6 +167,7 @@ class _Builder:
             hosts=hosts,
             levels=levels,
             pki_directory=str(self._path.parent / model.pki.directory),
+            pki=PkiSettings(warn_days=model.pki.warn_days, urgent_days=model.pki.urgent_days),
             bus=bus,
             http=http,
             store=store,

@@ -8,7 +8,7 @@ from ha_agent.config import schema, yamlfile
 from ha_agent.config.findings import Findings
 from ha_agent.config.load import shaped
 from ha_agent.config.places import name_problem, split_listen
-from ha_agent.config.values import RemoteLoaded
+from ha_agent.config.values import PkiSettings, RemoteLoaded
 from ha_agent.errors import ConfigError
 
 
@@ -40,6 +40,7 @@ def load_remote(path: Path | str) -> RemoteLoaded:
         listen=listen[0],
         port=listen[1],
         pki_directory=str(beside / model.pki.directory),
+        pki=PkiSettings(warn_days=model.pki.warn_days, urgent_days=model.pki.urgent_days),
         socket=str(beside / model.socket),
         state_directory=str(beside / model.state_directory),
         machine_file=file(model.machine_file),

@@ -28,8 +28,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
+Days = Annotated[float, Field(ge=0, le=3650, allow_inf_nan=False)]
+
+
 class Pki(Section):
     directory: Word = "/etc/ha-agent/pki"
+    warn_days: Days = 30
+    urgent_days: Days = 7
 
 
 class Witnesses(Section):

@@ -57,6 +57,14 @@ class StoreSettings(Value, frozen=True, kw_only=True):
     path: str = "/var/lib/ha-agent/store.db"
 
 
+class PkiSettings(Value, frozen=True, kw_only=True):
+    """How many days before the end of a certificate somebody is told: with `warn_days` left by a note, with `urgent_days` left by
+    readiness as well."""
+
+    warn_days: float = 30.0
+    urgent_days: float = 7.0
+
+
 class Loaded(Value, frozen=True, kw_only=True):
     """A controller's configuration. `levels`: per host its fencing levels, hand levels left out (a confirmation by hand is always
     possible); `policy.hosts[h].fencing.levels` names the same devices. `warnings`: true, but not wrong."""
@@ -67,6 +75,7 @@ class Loaded(Value, frozen=True, kw_only=True):
     hosts: dict[str, HostPlace]
     levels: dict[str, tuple[tuple[DeviceSpec, ...], ...]]
     pki_directory: str = "/etc/ha-agent/pki"
+    pki: PkiSettings = PkiSettings()
     bus: BusSettings = BusSettings()
     http: HttpSettings = HttpSettings()
     store: StoreSettings = StoreSettings()
@@ -81,6 +90,7 @@ class RemoteLoaded(Value, frozen=True, kw_only=True):
     listen: str = "0.0.0.0"  # noqa: S104 -- the operator sets the management address; the certificates guard it
     port: int = 7420
     pki_directory: str = "/etc/ha-agent/pki"
+    pki: PkiSettings = PkiSettings()
     socket: str = "/run/ha-agent/remote.sock"
     state_directory: str = "/var/lib/ha-agent/remote"
     machine_file: str = ""

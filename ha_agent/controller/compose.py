@@ -17,6 +17,7 @@ from ha_agent.controller.engine import SEND_SHARE
 from ha_agent.errors import ConfigError, HaAgentError
 from ha_agent.fencing.fencer import WorkerFencer
 from ha_agent.fencing.topology import Device, Topology
+from ha_agent.heartbeat.expiry import Thresholds
 from ha_agent.heartbeat.link import Endpoint, MonitorOptions
 from ha_agent.heartbeat.monitor import Monitor
 from ha_agent.model import Phase
@@ -83,7 +84,10 @@ def compose(loaded: config.Loaded, on_line: Callable[[str], None] = lambda line:
     send_within_s = policy.lease_s * SEND_SHARE
     recovery = next((h.recovery for h in policy.hosts.values()), None)
     api_max_s = recovery.api_max_s if recovery else 60.0
-    options = MonitorOptions(interval_s=policy.detection.heartbeat_interval_s)
+    options = MonitorOptions(
+        interval_s=policy.detection.heartbeat_interval_s,
+        expiry=Thresholds(warn_days=loaded.pki.warn_days, urgent_days=loaded.pki.urgent_days),
+    )
     return Controller(
         name=policy.controller,
         policy=policy,
@@ -110,7 +114,7 @@ def reload(controller: Controller, path: str) -> None:
             log.error("not reloaded: %s: %s; %s", field, problem, fix)
         return
     controller.set_policy(loaded.policy, endpoints(loaded), topology(loaded), drivers(loaded))
-    log.info("reloaded %s; store, bus, http, pki and cloud are taken at the next start", path)
+    log.info("reloaded %s; store, bus, http, cloud and the pki section are taken at the next start", path)
 
 
 def summary(controller: Controller) -> str:

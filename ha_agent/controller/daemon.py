@@ -12,6 +12,7 @@ from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
 from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
+from ha_agent.heartbeat.expiry import Note
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
 from ha_agent.notify.outbox import Outbox
 from ha_agent.policy import Policy
@@ -269,6 +270,7 @@ class Controller:
     def views(self) -> Mapping[str, HostViewSummary]:
         """See Facade."""
         now = self.clock.now()
+        days = self._certificate_days()
         result = {}
         for host, view in self.engine.views.items():
             record = self.engine.state.hosts.get(host)
@@ -287,6 +289,7 @@ class Controller:
                 connected=view.connected,
                 witnesses=self.engine.witnesses(host),
                 gate=gate,
+                certificate_days=days.get(host),
             )
         return result
 
@@ -330,7 +333,20 @@ class Controller:
             least = self.policy.hosts[host].detection.witnesses_min
             if view.heard_at is not None and engine.witnesses(host) < least:
                 reasons.append(f"{host} has {engine.witnesses(host)} of at least {least} witnesses")
+        reasons += [note.text for note in self._pki_notes() if note.urgent]
         return reasons
+
+    def notes(self) -> Sequence[str]:
+        """See Facade."""
+        return [note.text for note in self._pki_notes() if not note.urgent]
+
+    def _pki_notes(self) -> Sequence[Note]:
+        notes = getattr(self.monitor, "notes", None)
+        return notes() if notes is not None else ()
+
+    def _certificate_days(self) -> Mapping[str, float]:
+        days = getattr(self.monitor, "certificate_days", None)
+        return days() if days is not None else {}
 
     def alive(self) -> bool:
         """See Facade."""
@@ -349,6 +365,7 @@ class Controller:
             numbers["outbox_published"] = float(self._outbox.published)
             numbers["outbox_failures"] = float(self._outbox.failures)
             numbers["outbox_dropped"] = float(self._outbox.dropped)
+        numbers.update(getattr(self.monitor, "pki_days", dict)())
         wire = getattr(self.monitor, "counters", None)
         for name in getattr(wire, "__dataclass_fields__", ()):
             numbers[f"wire_{name}"] = float(getattr(wire, name))

@@ -13,9 +13,8 @@ from ha_agent.heartbeat import wire
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.counters import Counters
 from ha_agent.heartbeat.credentials import Change, Credentials
-from ha_agent.heartbeat.expiry import Note, Reminder, notes
+from ha_agent.heartbeat.expiry import Note, Reminder, authority_days, days_left, notes, own_days
 from ha_agent.heartbeat.link import Endpoint, Link, MonitorOptions, Shared, judged
-from ha_agent.heartbeat.peer import Peer
 from ha_agent.heartbeat.reach import reach
 from ha_agent.model import Answer, Presence
 from ha_agent.ports import Clock, Observer, ProbeAnswered, Random
@@ -137,9 +136,16 @@ class Monitor:
             raise DriverError(f"{host} is no known host")
         return link
 
-    def peers(self) -> Mapping[str, Peer]:
-        """The newest certificate that each host has shown: at a connection, or to a witness."""
-        return self._shared.peers
+    def certificate_days(self) -> Mapping[str, float]:
+        """Per host: until the newest certificate ends that it has shown, at a connection or to a witness."""
+        wall = self._shared.clock.wall()
+        return {host: days_left(peer.not_after, wall) for host, peer in self._shared.peers.items()}
+
+    def pki_days(self) -> Mapping[str, float]:
+        """Until our own certificate and the last authority that we trust end."""
+        wall = self._shared.clock.wall()
+        days = {"certificate_days": own_days, "authority_days": authority_days}
+        return {name: of(self.credentials, wall) for name, of in days.items()}
 
     def notes(self) -> list[Note]:
         """Certificates and PKI files that somebody should see to."""

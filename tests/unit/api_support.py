@@ -111,6 +111,7 @@ class FakeFacade:
         self.orders: list[Operator] = []
         self.refuse: HaAgentError | None = None
         self.reasons: list[str] = []
+        self.noted: list[str] = []
         self.is_alive = True
         self.fleet = Fleet(armed=True, armed_by="ann")
         self.numbers = {"loop_lag_s": 0.25, "heartbeats": 7.0, "wire_malformed_frames": 3.0, "something_new": 5.0}
@@ -153,6 +154,9 @@ class FakeFacade:
 
     def ready(self) -> Sequence[str]:
         return self.reasons
+
+    def notes(self) -> Sequence[str]:
+        return self.noted
 
     def alive(self) -> bool:
         return self.is_alive

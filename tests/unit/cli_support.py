@@ -112,6 +112,9 @@ class Controller:
     def now(self) -> float:
         return 510.0
 
+    def notes(self) -> Sequence[str]:
+        return ()
+
     def ready(self) -> Sequence[str]:
         return ()
 

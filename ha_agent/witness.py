@@ -69,11 +69,13 @@ class View(Value, frozen=True, kw_only=True):
 
 
 class Context(Value, frozen=True, kw_only=True):
-    """What is known beside the host itself. `doubt`: why our own network is more likely at fault; empty: it is not."""
+    """What is known beside the host itself. `doubt`: why our own network is more likely at fault; empty: it is not. `nova_hears`: whether
+    Nova's view of any other host advanced lately: where it hears nobody, its silence about this one says nothing."""
 
     now_s: float
     detection: Detection
     doubt: str = ""
+    nova_hears: bool = True
 
 
 def fresh(host: str, now_s: float, *, seen: bool = False, boot_id: str = "") -> View:
@@ -243,7 +245,19 @@ def _reports(view: View, ctx: Context) -> bool:
     """Whether its nova-compute reported after the silence began, and lately: a report ages, or a host that dies after one would never be
     believed dead."""
     moved = view.nova_moved_at
-    return moved is not None and ctx.now_s - moved <= 2 * ctx.detection.nova_report_interval_s + REPORT_SLACK_S
+    return moved is not None and ctx.now_s - moved <= reports_last_s(ctx.detection)
+
+
+def reports_last_s(detection: Detection) -> float:
+    """Seconds for which a report to Nova counts."""
+    return 2 * detection.nova_report_interval_s + REPORT_SLACK_S
+
+
+def answers_tcp(view: View, now_s: float) -> bool:
+    """Whether its kernel answered in the last round that was judged, or lately to ourselves."""
+    answers = view.judged.answers.values() if view.judged is not None else ()
+    direct = view.direct_tcp_at
+    return Answer.TCP in answers or (direct is not None and now_s - direct <= DIRECT_FRESH_S)
 
 
 def _half_alive(view: View, ctx: Context, what: str) -> tuple[Verdict, str]:
@@ -256,6 +270,8 @@ def _half_alive(view: View, ctx: Context, what: str) -> tuple[Verdict, str]:
         return Verdict.UNKNOWN, f"{what}, and Nova cannot be read any more"
     frozen = view.nova_at - view.nova_base_at
     patience = ctx.detection.hung_patience_s
+    if frozen >= patience and not ctx.nova_hears:
+        return Verdict.UNKNOWN, f"{what}, but Nova hears nothing of other hosts either: its message broker may be down"
     if frozen >= patience:
         return Verdict.HUNG, f"{what}, nothing else moves: Nova heard nothing of it for {frozen:.0f} s"
     return Verdict.UNKNOWN, f"{what}, Nova heard nothing of it for {frozen:.0f} s of {patience:.0f} s"

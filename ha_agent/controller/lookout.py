@@ -17,6 +17,7 @@ from ha_agent.model import (
     Phase,
     PowerRead,
     State,
+    Value,
     Verdict,
     VerdictGiven,
     WitnessesSeen,
@@ -34,7 +35,16 @@ from ha_agent.ports import (
     Reported,
 )
 
+ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
+
+
+class Row(Value, frozen=True, kw_only=True):
+    """What Nova said of a host when it was last read, and when that was first seen to have changed."""
+
+    text: str
+    read_at: float = 0.0
+    moved_at: float | None = None
 
 
 class Lookout:
@@ -70,6 +80,7 @@ class Lookout:
         self._silent: set[str] = set()
         self._ring: list[str] = []
         self._index: dict[str, int] = {}
+        self._rows: dict[str, Row] = {}
 
     def remember(self) -> None:
         """What the journal knows of hosts that nobody can reach any more: who may deny them, and that they were heard."""
@@ -97,6 +108,7 @@ class Lookout:
                 heapq.heappush(self._probes, (now + self.random.uniform(0.5, 2.0), host))
         for host in [h for h in self.views if h not in policy.hosts]:
             del self.views[host]
+            self._rows.pop(host, None)
             self._silent.discard(host)
         self._ring = sorted(policy.hosts)
         self._index = {h: i for i, h in enumerate(self._ring)}
@@ -129,6 +141,7 @@ class Lookout:
                 if self._leading() and obs.host in self._open_hosts():
                     self._tell(PowerRead(host=obs.host, readings=obs.readings))
             case NovaSeen():
+                self._note_row(obs)
                 self.views[obs.host] = witness.nova_seen(view, obs)
             case Reported():
                 self.views[obs.host] = witness.reported(view, obs, self._detection(obs.host))
@@ -212,7 +225,9 @@ class Lookout:
             self._want(ReadBmc(host=host))
             self._give(view, view.verdict, view.reason, None)
         if view.suspect_at is not None:
-            ctx = witness.Context(now_s=now, detection=detection, doubt=self._doubt(view))
+            ctx = witness.Context(
+                now_s=now, detection=detection, doubt=self._doubt(view), nova_hears=self._nova_hears(host, now)
+            )
             verdict = witness.judge(view, ctx)
             if verdict is not None:
                 rounds = [r for r in (view.round, view.judged) if r is not None and r.complete(now, detection)]
@@ -231,10 +246,28 @@ class Lookout:
                         AskWitness(witness=w, target=host, nonce=view.round.nonce, deadline_s=detection.probe_timeout_s)
                     )
                 self._want(ReadNova(host=host))
+                if witness.answers_tcp(view, now):
+                    for other in self._volunteers(host, ROWS_BESIDE):
+                        self._want(ReadNova(host=other))
         self.views[host] = view
         at = witness.next_look(view, detection, now)
         self._look_at[host] = max(at, now + 0.05)
         heapq.heappush(self._looks, (self._look_at[host], host))
+
+    def _note_row(self, seen: NovaSeen) -> None:
+        text = seen.service.updated_at if seen.service is not None else ""
+        known = self._rows.get(seen.host)
+        if not text:
+            return
+        if known is None or known.read_at < seen.at - witness.reports_last_s(self._detection(seen.host)):
+            known = Row(text=text)  # a change since then may be as old
+        moved_at = known.moved_at if text == known.text else seen.at
+        self._rows[seen.host] = Row(text=text, read_at=seen.at, moved_at=moved_at)
+
+    def _nova_hears(self, host: str, now: float) -> bool:
+        """Whether any other host has reported to Nova lately."""
+        lately = now - witness.reports_last_s(self._detection(host))
+        return any(r.moved_at is not None and r.moved_at >= lately for h, r in self._rows.items() if h != host)
 
     def _give(self, view: witness.View, verdict: Verdict, reason: str, asked: witness.Round | None) -> None:
         """Tell `decide`, once per round and change."""

@@ -420,6 +420,75 @@ def test_what_is_seen_of_a_suspect_is_judged_at_once() -> None:
     assert [v.verdict for v in bench.verdicts()] == [Verdict.DOWN]
 
 
+# --- whether Nova hears anybody ---
+
+
+def rows_of(bench: Bench, at: float, **texts: str) -> Verdict | None:
+    """Nova's rows of some hosts are read; the verdict on h1, whose own row stands still and whose kernel answers."""
+    bench.now_s = at
+    for host in ("h2", "h3", "h4"):
+        bench.beat(host)
+    bench.lookout.tick(at)
+    bench.answer(Answer.TCP, Answer.TCP, Answer.TCP)
+    for host, text in {"h1": "t", **texts}.items():
+        bench.see(NovaSeen(host=host, at=at, service=ComputeService(id=host, host=host, updated_at=text)))
+    return bench.lookout.views["h1"].verdict
+
+
+def reads(bench: Bench) -> list[str]:
+    return [e.host for e in bench.wanted if isinstance(e, ReadNova)]
+
+
+def test_rows_of_others_are_read_only_beside_that_of_a_host_whose_kernel_answers() -> None:
+    bench = silent(until=104.0)
+    bench.answer(SILENT, SILENT, SILENT)
+    assert reads(bench.at(106.0)) == ["h1"]
+    keep_alive(bench, "h2", "h3", "h4")
+    bench.answer(Answer.TCP, SILENT, SILENT)
+    assert reads(bench.at(108.0)) == ["h1", "h2", "h3"]
+    keep_alive(bench, "h2", "h3", "h4")
+    bench.answer(SILENT, SILENT, SILENT)
+    bench.see(Disconnected(host="h1", at=108.0, answered=True))
+    assert reads(bench.at(110.0)) == ["h1", "h2", "h3"]
+    keep_alive(bench, "h2", "h3", "h4")
+    bench.answer(SILENT, SILENT, SILENT)
+    bench.see(Disconnected(host="h1", at=112.0, answered=False))
+    assert reads(bench.at(112.0)) == ["h1"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "verdict"),
+    [
+        (("a", "b", "c", "d"), Verdict.HUNG),
+        (("a", "a", "a", "a"), Verdict.UNKNOWN),
+        (("", "", "", ""), Verdict.UNKNOWN),
+        (("a", "", "", "d"), Verdict.UNKNOWN),  # how old is a change over so long a time?
+        (("a", "b", "b", "b"), Verdict.UNKNOWN),
+        (("a", "a", "b", "b"), Verdict.HUNG),
+        (("a", "a", "a", "b"), Verdict.HUNG),
+    ],
+)
+def test_where_nova_hears_nobody_its_silence_about_one_host_says_nothing(
+    texts: tuple[str, ...], verdict: Verdict
+) -> None:
+    bench = silent(until=104.0, hung_patience_s=60.0, nova_report_interval_s=10.0)
+    seen = None
+    for n in range(4):
+        for at in (110.0 + 20 * n, 111.0 + 20 * n):
+            seen = rows_of(bench, at, h2=texts[n])
+    assert seen is verdict
+
+
+def test_a_host_does_not_speak_for_itself_and_one_that_left_for_nobody() -> None:
+    bench = silent(until=104.0)
+    for text in ("a", "b"):
+        bench.see(NovaSeen(host="h1", at=104.0, service=ComputeService(id="1", host="h1", updated_at=text)))
+        bench.see(NovaSeen(host="h2", at=104.0, service=ComputeService(id="2", host="h2", updated_at=text)))
+    assert bench.lookout._nova_hears("h1", 104.0)
+    bench.lookout.set_policy(replace(bench.policy, hosts={h: p for h, p in bench.policy.hosts.items() if h != "h2"}))
+    assert not bench.lookout._nova_hears("h1", 104.0)
+
+
 @pytest.mark.parametrize(("leads", "opened", "tells"), [(True, True, True), (False, True, False), (True, False, False)])
 def test_readings_are_passed_on_where_there_is_an_incident(leads: bool, opened: bool, tells: bool) -> None:
     bench = Bench(leads=leads)

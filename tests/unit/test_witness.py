@@ -111,6 +111,11 @@ def test_tcp_with_nova_tells_a_lost_agent_from_a_hung_host() -> None:
     judged = witness.judge(nova(frozen, 165.0, "t1"), ctx(170.0))
     assert judged is not None
     assert judged[0] is Verdict.HUNG
+    deaf = msgspec.structs.replace(ctx(170.0), nova_hears=False)
+    judged = witness.judge(nova(frozen, 165.0, "t1"), deaf)
+    assert judged is not None
+    assert judged[0] is Verdict.UNKNOWN
+    assert "nothing of other hosts either" in judged[1]
     stale = witness.judge(nova(frozen, 165.0, "t1"), ctx(190.0))
     assert stale is not None
     assert stale[0] is Verdict.UNKNOWN, "an old look at Nova says nothing"

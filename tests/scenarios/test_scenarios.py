@@ -7,6 +7,7 @@ The script is replayed in virtual time against the production engine; its log mu
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -32,5 +33,49 @@ def test_scenario(name: str) -> None:
     assert log == expected.read_text()
 
 
-def test_there_are_scenarios() -> None:
-    assert len(SCENARIOS) >= 14
+TABLES = (HERE / "README.md").read_text()
+KINDS = re.findall(r"^### (.+)$", TABLES, re.MULTILINE)
+ELSE = (
+    "nothing",
+    "fencing device",
+    "Nova's API",
+    "Nova's data",
+    "Keystone, broker",
+    "store",
+    "controller",
+    "network",
+    "another host",
+    "servers",
+    "orders",
+    "configuration",
+)
+
+
+def test_every_scenario_has_its_place_in_the_tables_and_every_place_its_scenario() -> None:
+    named = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)*)`", TABLES)) - {"breaks"}
+    assert sorted(set(SCENARIOS) - named) == [], "name it in README.md"
+    assert sorted(named - set(SCENARIOS)) == [], "no such folder"
+
+
+def test_every_cell_names_a_scenario_or_says_why_there_is_none() -> None:
+    assert len(KINDS) >= 9
+    for section in TABLES.split("\n### ")[1:]:
+        kind, table = section.split("\n## ")[0].split("\n", 1)
+        cells = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", table, re.MULTILINE))
+        missing = [what for what in ELSE if len(cells.get(what, "").strip()) < 10]
+        assert missing == [], f"{kind} × {missing}"
+
+
+def test_every_limit_of_the_design_has_a_scenario() -> None:
+    design = (HERE.parents[1] / "docs" / "design.md").read_text()
+    limits = re.findall(r"^- ", design.split("\n## Limits\n")[1].split("\n## ")[0], re.MULTILINE)
+    rows = re.findall(
+        r"^\| .+ \| .*`.+` \|$|^\| .+ \| `.+ \|$", TABLES.split("\n## Documented limits\n")[1], re.MULTILINE
+    )
+    assert len(rows) >= len(limits) >= 6
+
+
+def test_only_documented_limits_break_rules() -> None:
+    for name in SCENARIOS:
+        breaks = load(HERE / name / "script.yaml").get("breaks", [])
+        assert bool(breaks) <= name.startswith("limit_"), name

@@ -57,14 +57,16 @@ class Well:
 
 
 class Seen:
-    """An observer that can be waited on."""
+    """An observer that can be waited on. `all`: what was not looked at yet; `ever`: everything."""
 
     def __init__(self) -> None:
         self.all: list[AnyObservation] = []
+        self.ever: list[AnyObservation] = []
         self._more = asyncio.Event()
 
     def __call__(self, observation: AnyObservation) -> None:
         self.all.append(observation)
+        self.ever.append(observation)
         self._more.set()
 
     async def next(self, kind: type[O], test: Callable[[O], bool] = lambda _: True) -> O:

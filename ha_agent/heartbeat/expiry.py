@@ -83,7 +83,7 @@ def _of_peers(peers: Iterable[Peer], wall: float, limits: Thresholds) -> list[No
             ending.sort(key=lambda each: each[0])
             named = ", ".join(f"{peer.role} {peer.name} {ends(left)}" for left, peer in ending[:NAMED])
             more = f" and {len(ending) - NAMED} more" if ending[NAMED:] else ""
-            text = f"certificates to be renewed: {named}{more}; where the authority is: ha-agent pki renew --all"
+            text = f"certificates to be renewed: {named}{more}; where the authority is: ha-agent pki renew host NAME, or --all"
             found.append(Note(key=f"peers urgent={urgent}", text=text, urgent=urgent))
     return found
 
@@ -104,7 +104,7 @@ def _of_another(credentials: Credentials, peers: Iterable[Peer]) -> list[Note]:
 def ends(days: float) -> str:
     """In words."""
     if days < 0:
-        return f"has expired {-days:.0f} days ago"
+        return f"expired {-days:.0f} day{'' if round(-days) == 1 else 's'} ago"
     return f"expires in {days:.0f} days" if days >= 2 else f"expires in {days * 24:.0f} hours"
 
 

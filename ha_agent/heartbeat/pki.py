@@ -69,18 +69,19 @@ class Pki:
 
     def renew(self, role: str, name: str, out: Path | None = None) -> Path:
         """A new key and certificate for an identity that has one; the old one stays valid until its end. Writes as `issue`, over
-        what is there. Raises UsageError where it has no valid one: then somebody must decide (`issue`, `replace`)."""
+        what is there. Raises UsageError where it has none that counts: then somebody must decide (`issue`, `replace`)."""
         uri(role, name)
         self._authority()
-        if not self._valid(role, name):
+        revoked = self._revoked()
+        if all(each in revoked for each in self._of(role, name)):
             raise UsageError(
-                f"{role} {name} has no valid certificate that could be renewed",
-                "a first one: ha-agent pki issue; instead of a revoked or expired one: ha-agent pki replace",
+                f"{role} {name} has no certificate that could be renewed",
+                "a first one: ha-agent pki issue; instead of a revoked one: ha-agent pki replace",
             )
         return self._write_identity(role, name, self._place(role, name, out))
 
     def renew_all(self) -> list[tuple[str, str, Path]]:
-        """Renews each valid identity whose newest certificate is not of the issuing authority, or has little life left. Returns
+        """Renews each identity that has not expired yet and whose newest certificate is not of the issuing authority, or has little life left. Returns
         (role, name, directory) of each."""
         authority, now = self._authority().certificate, self._now()
         done: list[tuple[str, str, Path]] = []

@@ -73,11 +73,11 @@ def test_renewal_makes_another_key_and_leaves_the_old_one_valid(authority: pki.P
 
 
 def test_only_what_has_a_valid_certificate_is_renewed(authority: pki.Pki) -> None:
-    with pytest.raises(UsageError, match="no valid certificate"):
+    with pytest.raises(UsageError, match="no certificate that could be renewed"):
         authority.renew("host", "h")
     authority.issue("host", "h")
     authority.revoke("host", "h")
-    with pytest.raises(UsageError, match="no valid certificate"):
+    with pytest.raises(UsageError, match="no certificate that could be renewed"):
         authority.renew("host", "h")
 
 
@@ -232,14 +232,12 @@ def test_a_switch_that_was_interrupted_is_run_again(authority: pki.Pki) -> None:
     assert shakes(made, controller) == ""
 
 
-def test_expired_certificates_are_refused_and_not_renewed_by_themselves(tmp_path: Path) -> None:
+def test_an_expired_certificate_is_refused_and_renewed_by_name_only(tmp_path: Path) -> None:
     past = pki.Pki(tmp_path / "pki", at(-3 * 365))
     past.init()
     expired = past.issue("host", "h")
     now = pki.Pki(tmp_path / "pki")
     controller = now.issue("controller", "c")
     assert "VERIFY_FAILED" in shakes(expired, controller)
-    with pytest.raises(UsageError, match="no valid certificate"):
-        now.renew("host", "h")
-    assert now.renew_all() == []
-    assert shakes(now.replace("host", "h"), controller) == ""
+    assert now.renew_all() == []  # it may be a host that is gone for long
+    assert shakes(now.renew("host", "h"), controller) == ""

@@ -238,7 +238,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("reload", 1, _reload),
     Fault("reload without the host", 1, _one(lambda s: f"reload_without {s.host()} for {s.secs(5, 60)}")),
     Fault("false report", 1, _one(lambda s: f"report {s.host()}")),
-    Fault("foreign claimant", 0, _one(lambda s: f"foreign_claim {s.other()}")),
+    Fault("foreign claimant", 1, _one(lambda s: f"foreign_claim {s.other()}")),
 )
 
 BY_NAME: Mapping[str, Fault] = {f.name: f for f in TABLE}

@@ -97,7 +97,8 @@ def plan(
         if not reason:
             wait_for = elsewhere(server.id, host, by_server.get(server.id, ()))
             if wait_for:
-                stage, reason = ServerStage.HELD, f"an unfinished migration names {', '.join(wait_for)}"
+                names = [h if h != NOBODY_KNOWS else "no destination yet" for h in wait_for]
+                stage, reason = ServerStage.HELD, f"an unfinished migration names {', '.join(names)}"
         record = records.get(server.id)
         result.append(
             ServerProgress(

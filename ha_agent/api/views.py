@@ -6,7 +6,7 @@ from collections import Counter
 
 from ha_agent.api.facade import DeviceHealth, Facade, HostViewSummary, LeaderInfo
 from ha_agent.errors import UsageError
-from ha_agent.model import HostRecord, Incident, Kind, Phase, ServerStage, Step, Value, Verdict
+from ha_agent.model import HostRecord, Incident, Kind, Phase, ServerStage, State, Step, Value, Verdict
 
 
 class HostRow(Value, frozen=True, kw_only=True):
@@ -112,13 +112,18 @@ def host(facade: Facade, name: str) -> HostDetail:
     view = facade.views().get(name)
     if view is None:
         raise UsageError(f"{name[:255]!r} is not in the inventory", "see: ha-agent status --all")
+    devices = tuple(each for each in facade.devices() if each.host == name)
+    return detail(view, facade.state(), devices, facade.now())
+
+
+def detail(view: HostViewSummary, state: State, devices: tuple[DeviceHealth, ...], now: float) -> HostDetail:
+    """One host, from its parts."""
     mine = sorted(
-        (each for each in facade.state().incidents.values() if each.host == name), key=lambda each: -each.opened_wall
+        (each for each in state.incidents.values() if each.host == view.host), key=lambda each: -each.opened_wall
     )
     current = next((each for each in mine if each.phase is Phase.OPEN), None)
-    record = facade.state().hosts.get(name)
-    devices = tuple(each for each in facade.devices() if each.host == name)
-    return HostDetail(row=_row(view, record, current, devices), record=record, incidents=tuple(mine), now=facade.now())
+    record = state.hosts.get(view.host)
+    return HostDetail(row=_row(view, record, current, devices), record=record, incidents=tuple(mine), now=now)
 
 
 def incidents(facade: Facade, host_name: str, phase: str) -> list[IncidentRow]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ha_agent.cli.common import JsonOption
 from ha_agent.errors import UsageError
+
+if TYPE_CHECKING:
+    from ha_agent.sim.simulation import Simulation
 
 DAYS_MAX = 3650
 EACH_MAX = 1_000_000
@@ -47,6 +50,10 @@ StrikeOption = Annotated[
     str | None, typer.Option(metavar="STEP/FAULT", help="Replay one strike of the matrix, of --first-seed.")
 ]
 
+ExplainOption = Annotated[
+    bool, typer.Option("--explain", help="With --strike: what `ha-agent explain` says of each host that failed.")
+]
+
 
 def simulate(
     seeds: Seeds = None,
@@ -58,6 +65,7 @@ def simulate(
     matrix: Matrix = None,
     jobs: Jobs = None,
     strike: StrikeOption = None,
+    explain: ExplainOption = False,
 ) -> None:
     """Lives of a cloud in virtual time, with faults of every kind; a judge watches that no instance runs twice.
 
@@ -73,6 +81,7 @@ def simulate(
         "--matrix": matrix is not None,
         "--jobs": jobs is not None,
         "--strike": strike is not None,
+        "--explain": explain,
     }
     # Only once a command is chosen is its part of the simulator loaded.
     if script is not None:
@@ -88,7 +97,7 @@ def simulate(
 
         raise typer.Exit(fill(matrix, jobs or 1, 0 if first_seed is None else first_seed))
     if strike is not None:
-        _only(given, "--strike", "--first-seed")
+        _only(given, "--strike", "--first-seed", "--explain")
         step, slash, fault = strike.partition("/")
         if not slash:
             raise UsageError(f"--strike wants STEP/FAULT, not {strike!r}", "for example: --strike 'fence/Nova 503'")
@@ -96,7 +105,9 @@ def simulate(
             raise UsageError("--strike wants the seed of its story", "add --first-seed")
         from ha_agent.sim.matrix import replay
 
-        raise typer.Exit(replay(first_seed, step, fault))
+        raise typer.Exit(replay(first_seed, step, fault, ended=_explain if explain else _nothing))
+    if explain:
+        raise UsageError("--explain goes with --strike only", "leave it out")
     if jobs is not None:
         raise UsageError("--jobs goes with --matrix only", "leave it out")
     if json and log:
@@ -107,6 +118,27 @@ def simulate(
     from ha_agent.sim.simulate import run
 
     raise typer.Exit(run(seeds, 1 if first_seed is None else first_seed, days, json, log=log))
+
+
+def _nothing(sim: Simulation) -> None:
+    """Nobody asked."""
+
+
+def _explain(sim: Simulation) -> None:
+    """As `ha-agent explain HOST` would, at the end, of each host that had an incident."""
+    from ha_agent.api.views import detail
+    from ha_agent.cli.story import story
+    from ha_agent.controller.summaries import summaries
+
+    leader = sim.leader
+    if leader is None or leader.engine is None:
+        typer.echo("no controller leads")
+        return
+    state = leader.engine.state
+    failed = {each.host for each in state.incidents.values()}
+    for host, view in sorted(summaries(leader.engine).items()):
+        if host in failed:
+            typer.echo("\n".join(["", *story(detail(view, state, (), leader.now()))]))
 
 
 def _only(given: Mapping[str, bool], option: str, *others: str) -> None:

@@ -11,6 +11,7 @@ from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, Leader
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
+from ha_agent.controller.summaries import summaries
 from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
@@ -269,29 +270,7 @@ class Controller:
 
     def views(self) -> Mapping[str, HostViewSummary]:
         """See Facade."""
-        now = self.clock.now()
-        days = self._certificate_days()
-        result = {}
-        for host, view in self.engine.views.items():
-            record = self.engine.state.hosts.get(host)
-            gate = "waiting" if view.waiting_gate else ""
-            if not gate and record is not None and view.boot_id and record.cleared_boot_id == view.boot_id:
-                gate = "open"
-            result[host] = HostViewSummary(
-                host=host,
-                verdict=view.verdict,
-                reason=view.reason,
-                last_seen_age_s=None if view.heard_at is None else max(0.0, now - view.heard_at),
-                boot_id=view.boot_id,
-                nova_compute=view.nova_compute,
-                libvirt=view.libvirt,
-                rtt_s=view.rtt_s,
-                connected=view.connected,
-                witnesses=self.engine.witnesses(host),
-                gate=gate,
-                certificate_days=days.get(host),
-            )
-        return result
+        return summaries(self.engine, self._certificate_days())
 
     def devices(self) -> Sequence[DeviceHealth]:
         """See Facade."""

@@ -29,6 +29,7 @@ from ha_agent.model import (
 from ha_agent.policy import HostPolicy, Policy
 from ha_agent.ports import AnyObservation, NovaSeen, PowerSeen, ProbeAnswered
 from ha_agent.sim.requests import Requests
+from ha_agent.sim.timeline import VirtualClock
 from ha_agent.sim.world import Attempt, World
 
 TALK_TRIPS = 3  # of a probe on a connection that stands: TLS, the question
@@ -42,6 +43,7 @@ class Owner(Protocol):
     name: str
     engine: Engine | None
     policy: Policy
+    clock: VirtualClock
     saw: Callable[[str, object], None]
 
     def now(self) -> float: ...
@@ -169,7 +171,7 @@ class Hands:
 
     def _reading(self, host: str, device: str) -> Reading:
         power, error = self._world.read(self._owner.name, host, device)
-        return Reading(device=device, power=power, at=self._owner.now(), error=error)
+        return Reading(device=device, power=power, at=self._owner.now(), wall=self._owner.clock.wall(), error=error)
 
     def _host_policy(self, host: str) -> HostPolicy:
         """As the executor does: a host that left the configuration while something of it was under way has the defaults."""

@@ -25,6 +25,7 @@ from ha_agent.model import Step
 from ha_agent.sim.faults import BY_NAME, TABLE, Fault
 from ha_agent.sim.impossible import reason
 from ha_agent.sim.loop import MakeEngine
+from ha_agent.sim.simulation import Simulation
 from ha_agent.sim.stage import Mark, Stage
 
 STEPS = ("suspect", *(str(s) for s in Step))
@@ -300,8 +301,15 @@ def _grouped(pairs: Iterable[str]) -> str:
     return "; ".join(f"{step}: {', '.join(names)}" for step, names in by_step.items())
 
 
-def replay(seed: int, step: str, fault: str, out: TextIO | None = None, make: MakeEngine = Engine) -> int:
-    """One strike again, from its beginning, with its log and a digest of it. Raises UsageError where the step or the fault is not known,
+def replay(
+    seed: int,
+    step: str,
+    fault: str,
+    out: TextIO | None = None,
+    make: MakeEngine = Engine,
+    ended: Callable[[Simulation], None] = lambda sim: None,
+) -> int:
+    """One strike again, from its beginning, with its log and a digest of it. `ended` is shown the cloud at its end. Raises UsageError where the step or the fault is not known,
     or the seed's story does not come to the step. 0 if no rule was broken."""
     stdout = out if out is not None else sys.stdout
     if step not in STEPS:
@@ -323,6 +331,7 @@ def replay(seed: int, step: str, fault: str, out: TextIO | None = None, make: Ma
     play.run([m for m in plan if m[0].step == step])
     for v in play.stage.sim.violations:
         print(f"violation: {v}", file=stdout)
+    ended(play.stage.sim)
     print(f"log sha256 {play.digest.hexdigest()}", file=stdout)
     return 1 if play.stage.sim.violations else 0
 

@@ -157,3 +157,13 @@ def test_a_wrong_script_is_refused(text: str, shows: str, tmp_path: Path) -> Non
 )
 def test_what_makes_no_sense_is_refused(args: Sequence[str], shows: str, tmp_path: Path) -> None:
     assert shows in simulate(*args, cwd=tmp_path, code=2)
+
+
+def test_a_strike_is_explained_as_a_real_incident_is(tmp_path: Path) -> None:
+    out = simulate("--first-seed", "3", "--strike", "evacuate/lost answer, done", "--explain", cwd=tmp_path)
+    told = out.split("\n\n")
+    assert any(part.startswith("h2 is alive") for part in told)
+    assert "the answer was lost; looking again" in out.split("What happened:")[1]
+    assert "Evidence that it is off: every device of level 1 read off, twice" in out
+    assert "--:--:--" not in out, "a reading without its time"
+    assert "--explain goes with --strike only" in simulate("--explain", cwd=tmp_path, code=2)

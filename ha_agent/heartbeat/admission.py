@@ -24,10 +24,10 @@ class Limits:
     per_address: int = 64
     handshakes: int = 32
     handshakes_per_address: int = 16
-    rate_s: float = 20.0
-    burst: int = 60
-    strangers_s: float = 100.0
-    strangers_burst: int = 200
+    rate_s: float = 10.0
+    burst: int = 40
+    strangers_s: float = 50.0
+    strangers_burst: int = 100
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +29,8 @@ class HealthSource(Protocol):
 
 
 class ProcessHealth:
-    """Asks `systemctl is-active`, in a subprocess that is killed when the deadline of the caller passes."""
+    """Asks `systemctl is-active`, in a subprocess that is killed when the deadline of the caller passes. One that not even a kill ends
+    (its disk hangs) has no successor until it is gone: they must not pile up."""
 
     # libvirt runs as one daemon or as several, activated by their sockets: an active socket is a libvirt that answers.
     LIBVIRT_UNITS = ("libvirtd.service", "virtqemud.service", "libvirtd.socket", "virtqemud.socket")
@@ -42,6 +44,7 @@ class ProcessHealth:
         self._nova_compute_units = nova_compute_units
         self._libvirt_units = libvirt_units
         self._systemctl = systemctl
+        self._process: asyncio.subprocess.Process | None = None
 
     async def read(self) -> HealthReport:
         """UP where any of the units is active."""
@@ -51,8 +54,10 @@ class ProcessHealth:
         )
 
     async def _any_active(self, units: tuple[str, ...]) -> Health:
+        if self._process is not None and self._process.returncode is None:
+            return Health.UNKNOWN
         try:
-            process = await asyncio.create_subprocess_exec(
+            process = self._process = await asyncio.create_subprocess_exec(
                 self._systemctl,
                 "is-active",
                 "--",
@@ -76,13 +81,18 @@ class ProcessHealth:
 
 
 class FileHealth:
-    """Reads `{"nova_compute": "up", "libvirt": "up"}` from a file: for the demo, labs, and monitors that write it."""
+    """Reads `{"nova_compute": "up", "libvirt": "up"}` from a file: for the demo, labs, and monitors that write it. In a thread: a disk
+    that hangs must not stop the heartbeats."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="health")
 
     async def read(self) -> HealthReport:
         """UNKNOWN where the file is absent or cannot be read."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read)
+
+    def _read(self) -> HealthReport:
         try:
             with self._path.open("rb") as file:
                 return msgspec.json.decode(file.read(MAX_FILE), type=HealthReport)

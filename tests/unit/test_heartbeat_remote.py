@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from ha_agent.errors import UsageError
 from ha_agent.heartbeat import certs, control, wire
 from ha_agent.heartbeat.admission import Limits
 from ha_agent.heartbeat.channel import Channel, DialError, dial
-from ha_agent.heartbeat.remote import Remote
+from ha_agent.heartbeat.remote import Remote, RemoteConfig
 from ha_agent.heartbeat.sources import CachedHealth, FileGuests, FileHealth, HealthReport, ProcessHealth
 from ha_agent.model import Health
 from ha_agent.system import SystemClock
 
-from .heartbeat_support import DEADLINE_S, NONCE, Well, certificates, raw, remote, session, until
+from .heartbeat_support import DEADLINE_S, NONCE, Well, certificates, listening, raw, remote, session, until
 
 CONTROLLER = ("controller", "controller-1")
 
@@ -161,6 +162,39 @@ async def test_those_who_dawdle_are_ended(tmp_path: Path) -> None:
         assert served.counters.handshake_failures == 3
         silent.close()
         slow.close()
+
+
+async def test_slow_handshakes_make_room_for_quick_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limits = Limits(handshakes=4, handshakes_per_address=3)
+    async with remote(tmp_path, config=lambda c: replace(c, limits=limits)) as served:
+        slow = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(10)]
+        await until(lambda: served.counters.handshakes_evicted == 7)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await slow[0][0].read() == b""
+        channel = await session(served.port, certificates(*CONTROLLER), 60.0)
+        assert isinstance(await channel.receive(DEADLINE_S), wire.Welcome)
+        assert served.counters.handshakes_evicted == 8
+        assert served.counters.handshake_failures == 8
+        channel.abort()
+        for _, writer in slow:
+            writer.close()
+    assert [record.getMessage() for record in caplog.records if "unfinished" in record.getMessage()] == [
+        "127.0.0.1: handshake ended: too many are unfinished"
+    ]
+
+
+async def test_one_identity_does_not_fill_the_house(tmp_path: Path) -> None:
+    async with remote(tmp_path) as served:
+        held = [await session(served.port, certificates("host", "compute-2")) for _ in range(8)]
+        for channel in held:
+            assert isinstance(await channel.receive(DEADLINE_S), wire.Welcome)
+        ninth = await session(served.port, certificates("host", "compute-2"))
+        assert isinstance(await ninth.receive(DEADLINE_S), wire.Refused)
+        assert served.counters.refused_peers == 1
+        other = await session(served.port, certificates(*CONTROLLER), 60.0)
+        assert isinstance(await other.receive(DEADLINE_S), wire.Welcome)
+        for channel in [*held, other]:
+            channel.abort()
 
 
 async def test_an_idle_challenger_is_ended(tmp_path: Path) -> None:
@@ -318,3 +352,71 @@ async def test_process_health_kills_a_systemctl_that_hangs(tmp_path: Path) -> No
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+async def test_a_systemctl_that_cannot_be_killed_has_no_successor(tmp_path: Path) -> None:
+    """Nobody here can make a process unkillable; one that has not been waited for yet looks the same."""
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/pids\nexec sleep 60\n")
+    systemctl.chmod(0o755)
+    source = ProcessHealth(systemctl=str(systemctl))
+    stuck = asyncio.ensure_future(source.read())
+    await until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text().endswith("\n"))
+    assert await source.read() == HealthReport()
+    assert len((tmp_path / "pids").read_text().splitlines()) == 1
+    stuck.cancel()
+    await asyncio.gather(stuck, return_exceptions=True)
+    await until(lambda: source._process is not None and source._process.returncode is not None)
+    systemctl.write_text("#!/bin/sh\necho active\n")
+    assert (await source.read()).libvirt is Health.UP
+
+
+async def test_a_libvirt_and_a_nova_compute_that_hang_delay_no_heartbeat(tmp_path: Path) -> None:
+    """Every thread that asks for guests is stuck, the health source never answers, and the target of a probe says nothing."""
+    released = threading.Event()
+
+    class Stuck:
+        asked = 0
+
+        def present(self, server: str) -> bool | None:
+            del server
+            self.asked += 1
+            released.wait(DEADLINE_S)
+            return True
+
+        def health(self) -> Health:
+            return Health.UNKNOWN
+
+        async def read(self) -> HealthReport:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    stuck = Stuck()
+    home = tmp_path / "compute-1"
+    home.mkdir()
+    config = RemoteConfig(
+        pki=certificates("host", "compute-1"),
+        state_directory=home,
+        control_socket=home / "control",
+        listen="127.0.0.1",
+        port=0,
+    )
+    served, mute = Remote(config, SystemClock(), stuck, stuck), listening()
+    await served.start()
+    try:
+        channel = await session(served.port, certificates(*CONTROLLER), 0.02)
+        assert isinstance(await channel.receive(DEADLINE_S), wire.Welcome)
+        for number in range(20):
+            channel.send(wire.DomainQuery(request=number, server=f"server-{number}"))
+        port = int(mute.getsockname()[1])
+        channel.send(wire.Probe(target="t", address="127.0.0.1", port=port, nonce=NONCE, deadline_s=30))
+        await until(lambda: stuck.asked == 2)  # as many as there are threads
+        beats = [await channel.receive(DEADLINE_S) for _ in range(20)]
+        assert all(isinstance(beat, wire.Beat) and beat.nova_compute is Health.UNKNOWN for beat in beats)
+        assert served._host.gate.is_open is False
+        await served._host.gate.open(served._host.boot_id, "a test")  # a gate is opened all the same
+        channel.abort()
+    finally:
+        released.set()
+        mute.close()
+        await served.stop()

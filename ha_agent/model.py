@@ -181,7 +181,9 @@ STAGES_IN_FLIGHT = frozenset({ServerStage.SENT, ServerStage.LOST, ServerStage.MO
 class ServerProgress(Value, frozen=True, kw_only=True):
     """One server of an incident. `prior`: its status before the failure. `baseline`: the newest migration id before our attempt;
     only newer records are ours. `wait_for`: hosts that must be proven not to run it first. `record`: the migration that it moves by.
-    `void`: migrations that can start it nowhere any more, for their destination was proven off while it moved there."""
+    `void`: migrations that can start it nowhere any more, for their destination was proven off while it moved there. `spawns`: by
+    destination, the unfinished evacuation to it, and the boot in which it was first seen at work there: while that boot lasts, a domain
+    that is absent may still be started."""
 
     id: str
     name: str = ""
@@ -200,6 +202,7 @@ class ServerProgress(Value, frozen=True, kw_only=True):
     looks: int = 0
     record: int = 0
     void: tuple[int, ...] = ()
+    spawns: dict[str, tuple[int, str]] = {}
 
     def with_(self, **changes: Any) -> ServerProgress:
         """A changed copy."""

@@ -133,7 +133,7 @@ def list_issued(directory: DirectoryOption = DEFAULT, json: JsonOption = False) 
         return
     for each in found:
         info = each.info
-        say(f"{info.role:<10}  {info.name:<24}  until {info.not_after[:10]}  {_state(each):<26}  {info.serial}")
+        say(f"{info.role:<10}  {info.name:<24}  until {info.not_after[:10]}  {_state(each):<28}  {info.serial}")
     following = {"started": "ha-agent pki rotate switch", "switched": "ha-agent pki rotate finish"}
     if authority.rotation():
         say(f"the authority is being rotated; next: {following[authority.rotation()]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ha_agent import guards
+from ha_agent.decide import evacuate
 from ha_agent.decide.evacuate import LOOK_AGAIN_S, free_held, name_left, retry_pause, some
 from ha_agent.decide.evacuate import look as survey
 from ha_agent.decide.turn import Turn
@@ -146,7 +147,6 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     listed = {s.id: s for s in outcome.survey.servers}
     newest = select.newest(mine).values()
     held: list[str] = []
-    queued = False  # a request that any host may still find in its queue: nobody's release makes that safe
     for m in newest:
         if m.status in MIGRATION_ENDED or m.server not in listed:
             continue
@@ -161,16 +161,21 @@ def looked(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         if server.baseline == m.id and not server.wait_for and m.dest in server.absent_at:
             continue  # its destination reported the domain absent, twice
         held.append(f"{server.name or m.server} to {m.dest or select.NOBODY_KNOWS}")
-        queued = queued or not m.dest
         if m.dest and server.wait_for != (m.dest,):
             incident = turn.put_server(
-                incident, server, baseline=m.id, wait_for=(m.dest,), absent_at={}, next_at=turn.now.at
+                incident,
+                server,
+                baseline=m.id,
+                wait_for=(m.dest,),
+                absent_at={},
+                next_at=turn.now.at,
+                spawns=evacuate.spawning(turn, server, (m,)),
             )
-    if held and (queued or not incident.released):
+    if held:  # safety: nobody's release of the host stops a destination that is at work (S3)
         what = f"unfinished evacuations: {', '.join(held[:5])}"
         incident = turn.put(incident, gate_ok=False, clean=False)
         if turn.now.at >= incident.stage_at.get("settled", incident.opened_at) + 2 * recovery.api_max_s:
-            release = "ha-agent remote gate --override --reason TEXT" if queued else f"ha-agent release {incident.host}"
+            release = "ha-agent remote gate --override --reason TEXT, there, once nothing can start them elsewhere"
             incident = turn.block(incident, guards.Refusal(reason=what, release=release))
         return turn.wait(incident, what)
     if incident.blocked.startswith("unfinished evacuations"):
@@ -348,6 +353,7 @@ def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incide
                 f"{server.name or server.id} is not started: an unfinished migration names {', '.join(named)}",
                 stage=ServerStage.HELD,
                 wait_for=named,
+                spawns=evacuate.spawning(turn, server, migrations),
                 reason=f"an unfinished migration names {', '.join(named)}",
             )
         elif server.stage not in STAGES_DONE and server.stage is not ServerStage.HELD:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ha_agent import guards
 from ha_agent.decide import fence
 from ha_agent.decide.turn import Turn, evidence_data, summary
@@ -13,6 +15,7 @@ from ha_agent.model import (
     Command,
     CommandKind,
     Incident,
+    Migration,
     Mode,
     Outcome,
     ServerProgress,
@@ -25,6 +28,7 @@ from ha_agent.policy import Recovery
 from ha_agent.recovery import select
 
 LOOK_AGAIN_S = 1.0
+TELL_NOVA_S = 10.0  # at the latest a host's flag is set again: everything waits for it, and it may be said twice
 NAMED = 20  # servers that stay, in lines of the log
 
 
@@ -72,7 +76,7 @@ def forced_down(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         turn.tell("host.forced_down", incident, evidence=evidence_data(incident.evidence))
         return turn.next_step(incident, "Nova knows that the host is down (forced_down)")
     incident = turn.put(incident, rounds=incident.rounds + 1)
-    pause = retry_pause(turn.host_policy(incident.host).recovery, incident.rounds)
+    pause = min(retry_pause(turn.host_policy(incident.host).recovery, incident.rounds), TELL_NOVA_S)
     incident = turn.put(incident, next_at=turn.now.at + pause)
     return turn.wait(incident, f"Nova could not be told: {outcome.error}")
 
@@ -151,6 +155,7 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         listed = {s.id for s in fresh}
         servers = [_merged(known[s.id], s) if s.id in known else s for s in fresh]
         servers += [_gone(s, outcome.survey) for s in incident.servers if s.id not in listed]
+    servers = [s.with_(spawns=spawning(turn, s, outcome.survey.migrations)) for s in servers]
     incident = turn.put(incident, surveyed=True, rounds=0, servers=tuple(servers), poll_at=turn.now.at)
     if first:
         incident = turn.put(incident, f"{some(len(servers), 'server')}: {count(incident)}")
@@ -202,9 +207,19 @@ def _gone(old: ServerProgress, survey: Survey) -> ServerProgress:
     )
 
 
+def spawning(turn: Turn, server: ServerProgress, migrations: Iterable[Migration]) -> dict[str, tuple[int, str]]:
+    """The unfinished evacuations of the server by their destinations, each with the boot in which it was first seen at work there."""
+    found: dict[str, tuple[int, str]] = {}
+    for m in sorted(migrations, key=lambda m: m.id):
+        if m.server == server.id and m.kind == select.EVACUATION and m.dest and m.status not in MIGRATION_ENDED:
+            known = server.spawns.get(m.dest)
+            found[m.dest] = known if known is not None and known[0] == m.id else (m.id, turn.record(m.dest).boot_id)
+    return found
+
+
 def free_held(turn: Turn, incident: Incident) -> Incident:
     """S2: a server that another host may run waits until that host is proven off, or its remote reports the domain absent at two
-    looks that lie the longest API request apart."""
+    looks that lie the longest API request apart. Where it may still be at work on an evacuation, absence says nothing."""
     recovery = turn.host_policy(incident.host).recovery
     for server in [s for s in incident.servers if s.stage is ServerStage.HELD]:
         left = tuple(h for h in server.wait_for if not guards.proven_off(turn.state, h, turn.policy, turn.now.at))
@@ -246,6 +261,10 @@ def absence(turn: Turn, incident: Incident, command: Command, outcome: Outcome) 
         since = {h: at for h, at in server.absent_at.items() if h != command.host}
         says = "has it" if present else "cannot say whether it has it"
         return turn.put_server(incident, server, absent_at=since, reason=f"{command.host} {says}")
+    _, boot = server.spawns.get(command.host, (0, None))
+    if boot is not None and (not boot or turn.record(command.host).boot_id == boot):
+        # safety: a rebuild defines the domain late; only a reboot ends the work that was begun before it (S1)
+        return turn.put_server(incident, server, reason=f"{command.host} does not have it yet, and may still start it")
     first = server.absent_at.get(command.host)
     if first is None:
         return turn.put_server(incident, server, absent_at={**server.absent_at, command.host: turn.now.at})
@@ -379,7 +398,8 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
                 off = guards.proven_off(turn.state, dest, turn.policy, turn.now.at) and record.id not in server.void
                 if off or dest != server.dest:
                     void = (*server.void, record.id) if off else server.void
-                    incident = turn.put_server(incident, server, dest=dest, record=record.id, void=void)
+                    spawns = spawning(turn, server, (record,))
+                    incident = turn.put_server(incident, server, dest=dest, record=record.id, void=void, spawns=spawns)
             continue
         if stage is ServerStage.LANDED:
             landed += 1
@@ -396,7 +416,10 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
                 reason = f"its destination {dest} was proven off"
                 incident = again(turn, incident, server.with_(baseline=record.id, void=void), reason)
             elif (stage, reason, dest, record.id) != (server.stage, server.reason, server.dest, server.record):
-                incident = turn.put_server(incident, server, stage=stage, reason=reason, dest=dest, record=record.id)
+                spawns = spawning(turn, server, (record,))
+                incident = turn.put_server(
+                    incident, server, stage=stage, reason=reason, dest=dest, record=record.id, spawns=spawns
+                )
         elif server.stage is ServerStage.LOST and turn.now.at >= server.next_at:
             incident = again(turn, incident, server, "its request left no record")
     if landed:

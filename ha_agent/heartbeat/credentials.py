@@ -172,7 +172,7 @@ def _tell(before: Loaded, made: Loaded) -> None:
         if each not in made.authorities:
             log.warning("trusted no more: %s", each.subject.rfc4514_string())
     if not before.revoked.same(made.revoked):
-        log.warning("%d certificates are revoked now, %d were", len(made.revoked), len(before.revoked))
+        log.warning("revoked certificates: %d (%d before)", len(made.revoked), len(before.revoked))
 
 
 def _stamp(directory: Path) -> Stamp:

@@ -88,16 +88,28 @@ def _of_peers(peers: Iterable[Peer], wall: float, limits: Thresholds) -> list[No
     return found
 
 
-def _of_another(credentials: Credentials, peers: Iterable[Peer]) -> list[Note]:
-    """Who would be refused if the rotation of our own little authority were finished now."""
+def stale(credentials: Credentials, peers: Iterable[Peer], wall: float, limits: Thresholds) -> list[Peer]:
+    """Whose certificate somebody is told of: worth a look whether it has been renewed."""
+    known = list(peers)
+    ending = [peer for peer in known if days_left(peer.not_after, wall) < limits.warn_days]
+    return ending + [peer for peer in _others(credentials, known) if peer not in ending]
+
+
+def _others(credentials: Credentials, peers: Iterable[Peer]) -> list[Peer]:
+    """While our own little authority is rotated: who shows a certificate of another one than ours is of."""
     authorities, own = credentials.now.authorities, credentials.now.own
     if len(authorities) < 2 or not all(made_by_us(each) for each in authorities):
         return []
-    others = sorted(f"{peer.role} {peer.name}" for peer in peers if peer.issuer != own.issuer.public_bytes())
+    return [peer for peer in peers if peer.issuer != own.issuer.public_bytes()]
+
+
+def _of_another(credentials: Credentials, peers: Iterable[Peer]) -> list[Note]:
+    """Who would be refused if the rotation were finished now."""
+    others = sorted(f"{peer.role} {peer.name}" for peer in _others(credentials, peers))
     if not others:
         return []
     named = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if others[NAMED:] else "")
-    text = f"two authorities are trusted, and other than our own certificate's is the one of: {named}"
+    text = f"two authorities are trusted; our certificate is of one, of the other are those of: {named}"
     return [Note(key="rotation", text=text, urgent=False)]
 
 

@@ -31,7 +31,8 @@ class Endpoint(Value, frozen=True, kw_only=True):
 
 class MonitorOptions(Value, frozen=True, kw_only=True):
     """Times in seconds. `silence_s`: a connection without a beat for this long (and at least five intervals) is dialled anew, for
-    a machine that lost its power never closes one. `retry_max_s`: bounds how late a host that is back is noticed."""
+    a machine that lost its power never closes one. `retry_max_s`: bounds how late a host that is back is noticed. `pki_poll_s`: how
+    often our PKI files are looked at; `look_s`: how often a few hosts whose certificates end soon are asked for another one."""
 
     interval_s: float = 1.0
     dial_s: float = 3.0
@@ -39,6 +40,7 @@ class MonitorOptions(Value, frozen=True, kw_only=True):
     retry_min_s: float = 0.2
     retry_max_s: float = 1.0
     pki_poll_s: float = 5.0
+    look_s: float = 10.0
     expiry: Thresholds = Thresholds()
 
 

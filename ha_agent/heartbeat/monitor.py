@@ -13,7 +13,7 @@ from ha_agent.heartbeat import wire
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.counters import Counters
 from ha_agent.heartbeat.credentials import Change, Credentials
-from ha_agent.heartbeat.expiry import Note, Reminder, authority_days, days_left, notes, own_days
+from ha_agent.heartbeat.expiry import Note, Reminder, authority_days, days_left, notes, own_days, stale
 from ha_agent.heartbeat.link import Endpoint, Link, MonitorOptions, Shared, judged
 from ha_agent.heartbeat.reach import reach
 from ha_agent.model import Answer, Presence
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 SPREAD_S = 0.002  # the first dials are spread over this much per host: a TLS handshake costs about a millisecond of CPU
 MAX_OWN_PROBES = 256
 REMIND_S = 600.0
+LOOKS = 20  # at certificates, in a round
 
 
 class Monitor:
@@ -69,7 +70,7 @@ class Monitor:
         self._started = True
         watch = self.credentials.watch(self._shared.options.pki_poll_s, self._reconsider)
         loop = asyncio.get_running_loop()
-        self._beside = [loop.create_task(watch), loop.create_task(self._remind())]
+        self._beside = [loop.create_task(each) for each in (watch, self._remind(), self._look_again())]
         self.set_hosts(self._hosts)
 
     async def stop(self) -> None:
@@ -152,6 +153,21 @@ class Monitor:
         shared = self._shared
         return notes(self.credentials, shared.peers.values(), shared.clock.wall(), shared.options.expiry)
 
+    async def _look_again(self) -> None:
+        """Of whose certificate somebody is told shows us in a connection of its own whether it has another one by now."""
+        shared, options = self._shared, self._shared.options
+        looked: dict[str, float] = {}
+        while True:
+            await asyncio.sleep(options.look_s)
+            old = stale(self.credentials, shared.peers.values(), shared.clock.wall(), options.expiry)
+            names = sorted(
+                (peer.name for peer in old if peer.name in self._hosts), key=lambda name: looked.get(name, 0.0)
+            )
+            looked = {name: looked[name] for name in names if name in looked}
+            for name in names[:LOOKS]:
+                looked[name] = asyncio.get_running_loop().time()
+                await self._reached(name, self._hosts[name], shared.random.nonce(), options.dial_s)
+
     async def _remind(self) -> None:
         reminder = Reminder()
         while True:
@@ -161,18 +177,21 @@ class Monitor:
     def _reconsider(self, change: Change) -> None:
         """After a change of the credentials. Who is revoked leaves at once. Where an authority was removed, all that it vouched for come
         back with another certificate: they are spread, as after a start."""
-        ended: list[tuple[str, Channel, str]] = []
+        revoked: list[tuple[Channel, str]] = []
+        distrusted: list[tuple[Channel, str]] = []
         for link in self._links.values():
-            if link.channel is not None and (why := self.credentials.outlived(link.channel.peer, change)):
-                ended.append((link.host, link.channel, why))
-        self.counters.closed_revoked += len(ended)
-        for host, channel, why in ended:
-            if self.credentials.revoked(channel.peer):
-                log.warning("the connection to %s ends: %s", host, why)
-                channel.abort(why)
-            else:
-                wait_s = self._shared.random.uniform(0.0, SPREAD_S * len(ended))
-                asyncio.get_running_loop().call_later(wait_s, channel.abort, why)
+            channel = link.channel
+            if channel is not None and (why := self.credentials.outlived(channel.peer, change)):
+                (revoked if self.credentials.revoked(channel.peer) else distrusted).append((channel, why))
+        self.counters.closed_revoked += len(revoked) + len(distrusted)
+        for channel, why in revoked:
+            log.warning("a connection ends: %s", why)
+            channel.abort(why)
+        if distrusted:
+            log.warning("%d connections end and are dialled again: %s", len(distrusted), distrusted[0][1])
+        for channel, why in distrusted:
+            wait_s = self._shared.random.uniform(0.0, SPREAD_S * len(distrusted))
+            asyncio.get_running_loop().call_later(wait_s, channel.abort, why)
 
     def _remove(self, host: str) -> None:
         del self._links[host]
@@ -192,13 +211,16 @@ class Monitor:
                 wait_s = self._shared.options.retry_max_s
 
     async def _reach(self, target: str, endpoint: Endpoint, nonce: str, deadline_s: float) -> None:
+        answer, boot_id = await self._reached(target, endpoint, nonce, deadline_s)
+        self._answer(self.name, target, nonce, answer, boot_id)
+
+    async def _reached(self, target: str, endpoint: Endpoint, nonce: str, deadline_s: float) -> tuple[Answer, str]:
         shared = self._shared
         frame = wire.Probe(
             target=target, address=endpoint.address, port=endpoint.port, nonce=nonce, deadline_s=deadline_s
         )
         result = await reach(frame, self.credentials, shared.clock)
-        answer, boot_id = judged(result, shared)
-        self._answer(self.name, target, nonce, answer, boot_id)
+        return judged(result, shared)
 
     def _answer(self, witness: str, target: str, nonce: str, answer: Answer, boot_id: str = "") -> None:
         at = self._shared.clock.now()

@@ -6,15 +6,16 @@ What counts is what happened: which server runs where, which requests really lef
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from ha_agent.bounds import host_bounds
-from ha_agent.model import Command, CommandKind, Notification, Operator, Order, Outcome, Status
+from ha_agent.model import Command, CommandKind, Mode, Notification, Operator, Order, Outcome, Status
 from ha_agent.ports import Delete, Lease, Put
 from ha_agent.sim.hands import Owner
 from ha_agent.sim.loop import Process
-from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, SimMigration
+from ha_agent.sim.nova_state import EVACUATION
 from ha_agent.sim.world import Violation, World
 from ha_agent.store.memory import MemoryStore, Moment
 
@@ -55,6 +56,7 @@ class Judge:
         self._lease_at = 0.0
         self._deaths: dict[str, float] = {}  # host -> when it was last heard
         self._spoke: dict[str, float] = {}
+        self._told_only = {h.name for h in world.policy.hosts.values() if h.recovery.mode is Mode.NOTIFY}
         self._published: set[str] = set()
         store.on_commit(self._committed)
 
@@ -202,18 +204,9 @@ class Judge:
             self.broken("S3", f"{name} is evacuated off {source} before Nova was told that it is down")
         if source in self._gate_open and not self.limited(source):
             self.broken("S3", f"{name} is evacuated off {source} after its gate was opened")
-        if any(m.server == server and self._may_land(m) for m in nova.migrations):
+        if any(m.server == server and self.world.nova.may_land(m) for m in nova.migrations):
             self.broken("S1", f"{name} is evacuated a second time during the first")
         self._evacuated.add(source)
-
-    def _may_land(self, m: SimMigration) -> bool:
-        """Whether an evacuation may still start its server: its message waits, or the process that works on it lives."""
-        if m.kind != EVACUATION or m.status not in UNFINISHED:
-            return False
-        if m.status == "accepted" or not m.dest:
-            return True
-        dest = self.world.hosts[m.dest]
-        return dest.powered and (dest.powered_at == 0.0 or dest.powered_at < m.updated_at)
 
     def after_nova(self, command: Command, outcome: Outcome, learned_at: float) -> None:
         """Nova answered, or not; the controller learns it at `learned_at`."""
@@ -255,7 +248,7 @@ class Judge:
         """A server off the host whose newest evacuation may still start it somewhere."""
         nova = self.world.nova
         newest = {m.server: m for m in nova.migrations if m.kind == EVACUATION and m.source == host}
-        return next((nova.servers[m.server].name for m in newest.values() if self._may_land(m)), "")
+        return next((nova.servers[m.server].name for m in newest.values() if self.world.nova.may_land(m)), "")
 
     # --- orders ---
 
@@ -303,6 +296,14 @@ class Judge:
         for write in writes:
             if isinstance(write, Put) and write.kind == "outbox":
                 self._heard_of(msgspec.json.decode(write.body, type=Notification))
+            if isinstance(write, Put) and write.kind == "incident" and self._told_only:
+                self._intends(msgspec.json.decode(write.body)["incident"])
+
+    def _intends(self, incident: dict[str, Any]) -> None:
+        """Where somebody else moves the servers, S2b counts from the intent to tell Nova: whoever leads next cannot know whether it was."""
+        host = incident["host"]
+        if host in self._told_only and any(c["kind"] == CommandKind.FORCE_DOWN for c in incident["pending"]):
+            self._evacuated.add(host)
 
     def _heard_of(self, note: Notification) -> None:
         self.told.append((self.world.now, note))

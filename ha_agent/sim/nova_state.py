@@ -87,6 +87,7 @@ class SimMigration:
     dest: str = ""
     created_at: float = 0.0
     updated_at: float = 0.0
+    life: int = 0  # of the nova-compute that works on it
 
 
 @dataclass
@@ -546,7 +547,7 @@ class NovaState:
             self._spoil(job)
             return
         row.task_state = SPAWNING
-        record.dest = job.dest
+        record.dest, record.life = job.dest, job.life
         self._set(record, "pre-migrating")
         self._after(job.step_s, lambda: self._when_working(job.dest, lambda: self._spawn(job)))
 
@@ -582,6 +583,15 @@ class NovaState:
         if row.id in self.servers and row.task_state in (REBUILDING, SPAWNING):
             row.vm_state, row.task_state, row.fault = "error", None, "Unexpected task state"
             self.ruined.append(row.id)
+
+    def may_land(self, m: SimMigration) -> bool:
+        """Whether an evacuation may still start its server: its message waits, or the process that works on it lives."""
+        if m.kind != EVACUATION or m.status not in UNFINISHED:
+            return False
+        if m.status == "accepted" or not m.dest:
+            return True
+        dest = self.hosts[m.dest]
+        return dest.powered and dest.compute and self._lives[m.dest] == m.life
 
     def _newest(self, server: str) -> SimMigration | None:
         return next((m for m in reversed(self.migrations) if m.server == server and m.kind == EVACUATION), None)

@@ -99,6 +99,11 @@ class Person:
             self._plugs.add(i.host)  # and holds it until the agent has taken the word for it
             if not sim.order(Order.CONFIRM_FENCED, i.host):
                 self._plugs.discard(i.host)
+        elif "gate --override" in i.release:
+            moving = [m for m in sim.world.nova.migrations if m.source == i.host and sim.world.nova.may_land(m)]
+            if not moving and host.speaks:  # the person went and looked
+                sim.world.log(f"somebody opens the gate of {i.host} by hand")
+                sim.world.open_gate(i.host, host.boot_id)
         elif "ha-agent release" in i.release:
             sim.order(Order.RELEASE, i.host)
 

@@ -278,25 +278,15 @@ def test_an_evacuation_by_somebody_else_is_named_in_the_incident() -> None:
     assert now.servers[1].wait_for == ("h2",)
 
 
-@pytest.mark.parametrize(
-    ("dests", "released", "opens", "release"),
-    [
-        (("h2",), "", False, "ha-agent release h1"),
-        (("h2",), "anna", True, ""),
-        (("",), "", False, "ha-agent remote gate --override --reason TEXT"),
-        (("",), "anna", False, "ha-agent remote gate --override --reason TEXT"),
-        (("", "h2"), "anna", False, "ha-agent remote gate --override --reason TEXT"),
-        (("h2", ""), "anna", False, "ha-agent remote gate --override --reason TEXT"),
-    ],
-)
-def test_nobody_releases_a_request_that_waits_in_a_queue(
-    dests: tuple[str, ...], released: str, opens: bool, release: str
-) -> None:
+@pytest.mark.parametrize("released", ["", "anna"])
+@pytest.mark.parametrize("dests", [("h2",), ("",), ("", "h2"), ("h2", "")])
+def test_nobody_releases_what_a_destination_may_still_start(dests: tuple[str, ...], released: str) -> None:
+    """S3: a release ends our waiting, not Nova's work. Only the override of the gate, by hand and audited, does without the proof."""
     records = tuple(replace(evacuation("accepted", n, d), server=f"s{n}") for n, d in enumerate(dests))
     subject = looking(released=released, stage_at={"settled": NOW - 2 * API_S}, gate_ok=True, clean=True)
     now = after(answer(subject, survey=rows(*records, servers=("s0", "s1"))))
-    assert (now.gate_ok, now.release) == (opens, release)
-    assert opens or now.clean is False
+    assert (now.gate_ok, now.clean) == (False, False)
+    assert "remote gate --override --reason" in now.release
     assert [s.wait_for for s in now.servers if not dests[int(s.id[1])]] == [() for d in dests if not d]
 
 

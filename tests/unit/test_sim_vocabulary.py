@@ -10,7 +10,7 @@ from ha_agent.errors import UsageError
 from ha_agent.sim import matrix
 from ha_agent.sim.actions import parsed, usages
 from ha_agent.sim.faults import TABLE, Scene
-from ha_agent.sim.impossible import RULES
+from ha_agent.sim.impossible import RULES, reason
 from ha_agent.sim.stage import SUBJECT, Stage
 from ha_agent.sim.timeline import stream
 
@@ -61,4 +61,4 @@ def test_what_is_called_impossible_names_faults_and_steps_that_exist() -> None:
         assert set(faults) <= names
         assert set(steps) <= set(matrix.STEPS)
         assert why
-    assert sum(bool(matrix.reason(*p)) for p in matrix.PAIRS) < len(matrix.PAIRS) / 8
+    assert sum(bool(reason(*p)) for p in matrix.PAIRS) < len(matrix.PAIRS) / 8

@@ -16,6 +16,7 @@ from ha_agent.model import (
     Power,
     PowerRead,
     Reading,
+    ServerProgress,
     ServerStage,
     Step,
     Verdict,
@@ -494,3 +495,59 @@ def test_when_a_heartbeat_is_noted(verdict: Verdict, beat_at: float | None, note
     """Not each of a host that is alive anyway: each would be written."""
     gate = asked(incident(Step.AWAIT_RETURN, GATE, verdict=verdict, beat_at=beat_at), CommandKind.OPEN_GATE)
     assert (after(on(beat(), gate)).beat_at == NOW) is noted
+
+
+# --- a host that reboots once more ---
+
+
+def restarting(*servers: ServerProgress, **changes: object) -> Incident:
+    """Its guests are being started after a reboot into boot `new`."""
+    fields: dict[str, object] = {"new_boot_id": "new", "surveyed": True, "servers": servers, "settle_by": NOW + 9}
+    return replace(incident(Step.RESTART, RESTART, verdict=Verdict.REBOOTED), **{**fields, **changes})
+
+
+def test_what_was_started_in_a_boot_that_ended_is_started_again() -> None:
+    servers = (
+        server(ServerStage.VERIFIED, "ran", looks=2, next_at=NOW + 9),
+        server(ServerStage.STARTING, "began"),
+        server(ServerStage.VERIFIED, "elsewhere", dest="h2"),
+        server(ServerStage.NOT_MOVED, "stays"),
+    )
+    now = after(on(beat("newer"), restarting(*servers)))
+    assert [(s.id, s.stage, s.looks, s.next_at) for s in now.servers] == [
+        ("ran", ServerStage.WAITING, 0, 0.0),
+        ("began", ServerStage.WAITING, 0, 0.0),
+        ("elsewhere", ServerStage.VERIFIED, 0, 0.0),
+        ("stays", ServerStage.NOT_MOVED, 0, 0.0),
+    ]
+    assert (now.step, now.new_boot_id) == (Step.RESTART, "newer")
+
+
+@pytest.mark.parametrize(
+    ("plan", "step", "was", "boot", "back_to"),
+    [
+        (RESTART, Step.VERIFY, "new", "newer", Step.RESTART),
+        (RESTART, Step.VERIFY, "new", "new", Step.VERIFY),
+        (RESTART, Step.VERIFY, "", "newer", Step.VERIFY),
+        (GATE, Step.AWAIT_RETURN, "new", "newer", Step.AWAIT_RETURN),
+        (TELL, Step.AWAIT_RETURN, "new", "newer", Step.AWAIT_RETURN),
+    ],
+)
+def test_only_a_restart_begins_again_with_another_boot(
+    plan: tuple[Step, ...], step: Step, was: str, boot: str, back_to: Step
+) -> None:
+    servers = (server(ServerStage.STARTING), server(ServerStage.VERIFIED, "s2"))
+    subject = replace(restarting(*servers, new_boot_id=was), plan=plan, position=plan.index(step), mode=Mode.NOTIFY)
+    now = after(on(beat(boot), replace(asked(subject, CommandKind.LIST_SERVERS), poll_at=NOW + 9)))
+    assert now.step is back_to
+    again = back_to is Step.RESTART
+    assert [s.stage for s in now.servers] == (
+        [ServerStage.WAITING, ServerStage.WAITING] if again else [ServerStage.STARTING, ServerStage.VERIFIED]
+    )
+
+
+def test_where_nothing_was_started_another_boot_changes_no_plan() -> None:
+    subject = restarting(server(ServerStage.WAITING), cleared_boot_id="new", settle_by=NOW + 9)
+    now = after(on(beat("newer"), subject))
+    assert (now.settle_by, [s.stage for s in now.servers]) == (NOW + 9, [ServerStage.WAITING])
+    assert "again" not in "".join(e.text for e in now.history)

@@ -267,3 +267,34 @@ def test_a_witness_must_have_reached_the_target_before_it_fell_silent() -> None:
     """Recently, as seen from when its silence began at 104."""
     assert eligible(at=104.0 - 300.0) == ("w1",)
     assert eligible(at=104.0 - 300.1) == ()
+
+
+# --- whether Nova can be believed ---
+
+
+def test_whether_a_kernel_answers_is_said_by_the_last_round_and_lately_by_ourselves() -> None:
+    assert not witness.answers_tcp(alive(), 112.0)
+    asked = suspect(TCP)
+    assert not witness.answers_tcp(asked, 112.0), "its round is not judged yet"
+    assert witness.answers_tcp(witness.begin_round(asked, "n2", ("w0",), 112.0), 112.0)
+    assert not witness.answers_tcp(witness.begin_round(suspect(SILENT), "n2", ("w0",), 112.0), 112.0)
+    refused = witness.disconnected(alive(), Disconnected(host="c1", at=105.0, answered=True))
+    assert witness.answers_tcp(refused, 110.0)
+    assert not witness.answers_tcp(refused, 110.1)
+
+
+@pytest.mark.parametrize(
+    ("hears", "frozen_s", "verdict", "why"),
+    [
+        (True, 60.0, Verdict.HUNG, "nothing else moves"),
+        (True, 59.9, Verdict.UNKNOWN, "of 60 s"),
+        (False, 60.0, Verdict.UNKNOWN, "Nova hears nothing of other hosts either"),
+        (False, 59.9, Verdict.UNKNOWN, "of 60 s"),
+    ],
+)
+def test_a_host_is_hung_only_where_nova_hears_others(hears: bool, frozen_s: float, verdict: Verdict, why: str) -> None:
+    view = nova(nova(suspect(TCP, silence=80.0), 105.0, "t1"), 105.0 + frozen_s, "t1")
+    result = witness.judge(view, msgspec.structs.replace(ctx(172.0), nova_hears=hears))
+    assert result is not None
+    assert result[0] is verdict
+    assert why in result[1]

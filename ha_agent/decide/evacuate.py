@@ -394,7 +394,8 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         if stage is not None and stage is not ServerStage.LANDED and turn.now.at < server.next_at:
             # the answer was lost: whatever is found, nothing is sent again before the longest request is over (S9)
             turn.wake(incident, server.next_at)
-            if record is not None and dest:
+            if dest:
+                assert record is not None
                 off = guards.proven_off(turn.state, dest, turn.policy, turn.now.at) and record.id not in server.void
                 if off or dest != server.dest:
                     void = (*server.void, record.id) if off else server.void

@@ -20,6 +20,7 @@ from ha_agent.model import (
     Operator,
     Order,
     Outcome,
+    Phase,
     Power,
     PowerRead,
     Reading,
@@ -442,3 +443,12 @@ def test_of_the_lower_levels_only_one_that_reads_on_is_named() -> None:
     decision = answer(proven, readings=readings)
     assert [(d["device"], d["level"]) for d in told(decision, "fencing_device.failed")] == [("b", 0)]
     assert "b reads on although level 2 reads off" in after(decision).revoked
+
+
+@pytest.mark.parametrize(("phase", "noted"), [(Phase.OPEN, True), (Phase.CLOSED, False)])
+def test_that_a_destination_is_proven_off_is_noted_where_something_may_follow(phase: Phase, noted: bool) -> None:
+    elsewhere = replace(
+        evacuating(server(ServerStage.MOVING, dest="h1", record=7)), id="i2", host="h2", subject="h2", phase=phase
+    )
+    decision = answer(asked(incident(Step.FENCE), CommandKind.FENCE), others=(elsewhere,), readings=OFFS)
+    assert (decision.state.incidents["i2"].servers[0].void == (7,)) is noted

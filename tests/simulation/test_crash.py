@@ -43,8 +43,8 @@ ALL: dict[str, Story] = {
         # as there, with time enough for a crash and a fault while servers are started in place
         Story(
             "no room",
-            ("no_room for 90", f"kill {SUBJECT}"),
-            recovery=replaced(PLAIN, settle_after_s=70.0, retry_min_s=30.0),
+            ("no_room for 125", f"kill {SUBJECT}"),
+            recovery=replaced(PLAIN, settle_after_s=110.0, retry_min_s=30.0),
         ),
         Story("back before the list", (f"kill {SUBJECT}",), {"force_down": (GONE, f"power_on {SUBJECT} 1")}),
         # the same boot is heard although its device reads off: the one way to the plan UNFORCE

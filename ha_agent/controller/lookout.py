@@ -43,7 +43,7 @@ class Row(Value, frozen=True, kw_only=True):
     """What Nova said of a host when it was last read, and when that was first seen to have changed."""
 
     text: str
-    read_at: float = 0.0
+    read_at: float
     moved_at: float | None = None
 
 
@@ -260,7 +260,7 @@ class Lookout:
         if not text:
             return
         if known is None or known.read_at < seen.at - witness.reports_last_s(self._detection(seen.host)):
-            known = Row(text=text)  # a change since then may be as old
+            known = Row(text=text, read_at=seen.at)  # a change since then may be as old
         moved_at = known.moved_at if text == known.text else seen.at
         self._rows[seen.host] = Row(text=text, read_at=seen.at, moved_at=moved_at)
 

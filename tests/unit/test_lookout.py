@@ -350,6 +350,16 @@ def test_a_verdict_is_given_once_a_round() -> None:
     assert bench.verdicts() == []
 
 
+def test_a_round_that_is_not_over_does_not_date_the_verdict_of_the_last_one() -> None:
+    bench = silent(until=108.0)
+    bench.at(110.0)
+    assert [v.verdict for v in bench.verdicts()] == [Verdict.DOWN]
+    bench.now_s = 110.5
+    bench.told.clear()
+    bench.see(Disconnected(host="h1", at=110.5, answered=False))
+    assert bench.verdicts() == []
+
+
 def test_the_first_round_may_be_enough() -> None:
     bench = silent(until=106.0, down_after_s=6.0)
     assert Verdict.DOWN in {v.verdict for v in bench.verdicts()}
@@ -477,6 +487,21 @@ def test_where_nova_hears_nobody_its_silence_about_one_host_says_nothing(
         for at in (110.0 + 20 * n, 111.0 + 20 * n):
             seen = rows_of(bench, at, h2=texts[n])
     assert seen is verdict
+
+
+def test_how_long_a_change_of_a_row_counts_and_how_long_a_look_at_it() -> None:
+    """Two reports and some slack: 25 s."""
+
+    def hears(second_look: float, now_s: float) -> bool:
+        bench = Bench()
+        for at, text in ((100.0, "a"), (second_look, "b")):
+            bench.see(NovaSeen(host="h2", at=at, service=ComputeService(id="2", host="h2", updated_at=text)))
+        return bench.lookout._nova_hears("h1", now_s)
+
+    assert hears(125.0, 125.0)
+    assert not hears(125.1, 125.1), "how old is a change over so long a time?"
+    assert hears(110.0, 135.0)
+    assert not hears(110.0, 135.1)
 
 
 def test_a_host_does_not_speak_for_itself_and_one_that_left_for_nobody() -> None:

@@ -197,6 +197,10 @@ def proven_off(state: State, host: str, policy: Policy, now_s: float) -> bool:
     )
 
 
+TAKES_BACK = frozenset({CommandKind.POWER_ON, CommandKind.OPEN_GATE, CommandKind.CLEAR_FORCE_DOWN})
+COMING_BACK = frozenset({Step.AWAIT_RETURN, Step.UNFENCE, Step.RESTART})
+
+
 def may_send(state: State, command: Command, policy: Policy, now_s: float) -> str:
     """The last look before the sending, on the newest state: empty, or why not. The lease is looked at elsewhere."""
     incident = state.incidents.get(command.incident)
@@ -215,4 +219,7 @@ def may_send(state: State, command: Command, policy: Policy, now_s: float) -> st
         return "there is no evidence any more"
     if command.kind is CommandKind.EVACUATE and incident.settled:
         return "the incident is settled"
+    # safety: an off may be under way by now, and what takes a host back must not meet it (S3, S4)
+    if command.kind in TAKES_BACK and incident.step not in COMING_BACK:
+        return f"the incident is at {incident.step} again"
     return ""

@@ -108,6 +108,8 @@ def powered_on(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     """A failed power-on does not undo the fence."""
     if outcome.status is Status.OK and outcome.readings and all(r.power is Power.ON for r in outcome.readings):
         return turn.put(turn.unblock(incident), "the devices read on", powered_on=True, rounds=0)
+    if incident.step is not Step.AWAIT_RETURN:
+        return incident  # it is to be fenced again, and nothing is to delay that
     error = outcome.error or ", ".join(f"{r.device} reads {r.power} {r.error}".strip() for r in outcome.readings)
     incident = turn.put(incident, rounds=incident.rounds + 1)
     pause = retry_pause(turn.host_policy(incident.host).recovery, incident.rounds)
@@ -219,6 +221,8 @@ def gate_opened(turn: Turn, incident: Incident, command: Command, outcome: Outco
         turn.put_host(incident.host, cleared_boot_id=command.boot_id)
         incident = turn.put(incident, "the gate is open", cleared_boot_id=command.boot_id)
         return turn.mark(incident, "gate")
+    if incident.step not in (Step.AWAIT_RETURN, Step.RESTART):
+        return incident
     incident = turn.put(incident, next_at=turn.now.at + LOOK_AGAIN_S)
     turn.wake(incident, incident.next_at)
     return turn.wait(incident, f"the gate could not be opened: {outcome.error}")

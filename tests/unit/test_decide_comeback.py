@@ -732,3 +732,10 @@ def test_nothing_is_started_in_maintenance_and_the_block_ends_with_it() -> None:
 def test_the_time_for_a_restart_is_policy_s_and_set_once() -> None:
     rules = with_recovery(settle_after_s=10.0)
     assert after(tick(restarting(surveyed=False, settle_by=None), rules=rules)).settle_by == NOW + 10
+
+
+@pytest.mark.parametrize("kind", [CommandKind.POWER_ON, CommandKind.OPEN_GATE])
+def test_what_was_to_take_the_host_back_does_not_delay_its_next_fence(kind: CommandKind) -> None:
+    fencing = asked(incident(Step.FENCE, verdict_at=NOW), kind, boot_id="new")
+    now = after(answer(fencing, status=Status.FAILED, error="not sent: the incident is at fence again"))
+    assert (now.next_at, now.rounds, now.waiting) == (fencing.next_at, fencing.rounds, fencing.waiting)

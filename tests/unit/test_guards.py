@@ -258,5 +258,5 @@ def test_a_fence_that_comes_too_late_is_not_sent() -> None:
 
 def test_a_gate_may_be_opened_while_disarmed() -> None:
     one = command(CommandKind.OPEN_GATE, not_after=None)
-    mine = incident(pending=(one,))
+    mine = incident(pending=(one,), position=RECOVER.index(Step.AWAIT_RETURN))
     assert guards.may_send(state(mine, armed=False), one, POLICY, NOW) == ""

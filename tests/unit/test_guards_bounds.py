@@ -7,7 +7,7 @@ import pytest
 
 from ha_agent import guards
 from ha_agent.model import CommandKind, Evidence, EvidenceKind, HostRecord, Incident, Phase, Power, Step, Verdict
-from ha_agent.plans import RECOVER
+from ha_agent.plans import RECOVER, RESTART
 from ha_agent.policy import HostPolicy, Policy, Storm
 from tests.unit.test_guards import EVIDENCE, NOW, POLICY, command, fence, incident, off, reading, state
 
@@ -176,7 +176,8 @@ def test_what_is_being_cancelled_is_the_fence_alone() -> None:
     cancel = command(CommandKind.CANCEL_FENCE, id="c", not_after=None)
     for kind, why in ((CommandKind.FENCE, "it is being cancelled"), (CommandKind.POWER_ON, "")):
         one = command(kind, not_after=None)
-        mine = incident(pending=(one, cancel))
+        step = Step.FENCE if kind is CommandKind.FENCE else Step.AWAIT_RETURN
+        mine = incident(pending=(one, cancel), position=RECOVER.index(step))
         assert guards.may_send(state(mine), one, POLICY, NOW) == why
 
 
@@ -195,14 +196,29 @@ def test_what_is_being_cancelled_is_the_fence_alone() -> None:
 )
 def test_which_commands_need_evidence_at_the_last_look(kind: CommandKind, evidence: Evidence | None, why: str) -> None:
     one = command(kind, not_after=None)
-    assert guards.may_send(state(incident(pending=(one,), evidence=evidence)), one, POLICY, NOW) == why
+    step = Step.UNFENCE if kind is CommandKind.CLEAR_FORCE_DOWN else Step.EVACUATE
+    mine = incident(pending=(one,), evidence=evidence, position=RECOVER.index(step))
+    assert guards.may_send(state(mine), one, POLICY, NOW) == why
 
 
 def test_only_an_evacuation_is_too_late_once_the_incident_is_settled() -> None:
     for kind, why in ((CommandKind.EVACUATE, "the incident is settled"), (CommandKind.POWER_ON, "")):
         one = command(kind)
-        mine = incident(pending=(one,), evidence=EVIDENCE, settled=True)
+        step = Step.EVACUATE if kind is CommandKind.EVACUATE else Step.AWAIT_RETURN
+        mine = incident(pending=(one,), evidence=EVIDENCE, settled=True, position=RECOVER.index(step))
         assert guards.may_send(state(mine), one, POLICY, NOW) == why
+
+
+@pytest.mark.parametrize("kind", [CommandKind.POWER_ON, CommandKind.OPEN_GATE, CommandKind.CLEAR_FORCE_DOWN])
+@pytest.mark.parametrize("step", RECOVER)
+def test_what_takes_a_host_back_never_meets_an_off(kind: CommandKind, step: Step) -> None:
+    """S3, S4: it was handed over before the host was to be fenced again, and its time is over."""
+    one = command(kind, not_after=None)
+    mine = incident(pending=(one,), position=RECOVER.index(step))
+    allowed = step in (Step.AWAIT_RETURN, Step.UNFENCE)
+    assert guards.may_send(state(mine), one, POLICY, NOW) == ("" if allowed else f"the incident is at {step} again")
+    again = incident(pending=(one,), plan=RESTART, position=RESTART.index(Step.RESTART))
+    assert guards.may_send(state(again), one, POLICY, NOW) == ""
 
 
 def test_a_look_is_allowed_where_nothing_destructive_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import stat
 import threading
 from dataclasses import replace
@@ -183,6 +184,27 @@ async def test_slow_handshakes_make_room_for_quick_ones(tmp_path: Path, caplog: 
     ]
 
 
+async def test_who_is_evicted_before_it_was_looked_at_is_closed(tmp_path: Path) -> None:
+    async with remote(tmp_path, config=lambda c: replace(c, limits=Limits(handshakes=1))) as served:
+        pairs = [socket.socketpair() for _ in range(2)]
+        for ours, _ in pairs:
+            ours.setblocking(False)
+            served._door._arrive(ours, "192.0.2.1")  # two in one turn of the loop: no task has begun
+        await until(lambda: served.counters.handshakes_evicted == 1)
+        assert pairs[0][0].fileno() == -1
+        assert pairs[0][1].recv(1) == b""
+        for _, theirs in pairs:
+            theirs.close()
+
+
+async def test_a_host_on_ipv6_is_dialled_by_its_address(tmp_path: Path) -> None:
+    async with remote(tmp_path, config=lambda c: replace(c, listen="::1")) as served:
+        context = certs.client_context(certificates(*CONTROLLER))
+        channel = await dial("::1", served.port, context, DEADLINE_S)
+        assert channel.name == "compute-1"
+        channel.abort()
+
+
 async def test_one_identity_does_not_fill_the_house(tmp_path: Path) -> None:
     async with remote(tmp_path) as served:
         held = [await session(served.port, certificates("host", "compute-2")) for _ in range(8)]
@@ -259,8 +281,6 @@ async def test_the_control_socket_answers_status_and_is_not_for_everybody(tmp_pa
 
 
 async def test_a_socket_that_a_crash_left_behind_is_replaced(tmp_path: Path) -> None:
-    import socket
-
     (tmp_path / "compute-1").mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "compute-1" / "control"))

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from ha_agent.errors import UsageError
+from ha_agent.errors import ProtocolError, UsageError
 from ha_agent.heartbeat import certs, pki, revocation
 from ha_agent.heartbeat.authority import Authority
+from ha_agent.heartbeat.signing import Signer, Verifier
 
 
 @pytest.fixture
@@ -132,6 +133,17 @@ def test_revoking_again_keeps_what_was_revoked(authority: pki.Pki) -> None:
     assert len(named(authority)) == 2
     lists = revocation.load(authority.directory / "crl.pem", [])
     assert [each.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number for each in lists] == [3]
+
+
+def test_a_revoked_hosts_signature_does_not_hold(authority: pki.Pki) -> None:
+    host, judge = authority.issue("host", "h"), authority.issue("controller", "c")
+    wall = datetime.datetime.now(datetime.UTC).timestamp()
+    signed = Signer(host).sign("0" * 32, "boot-1")
+    assert Verifier(judge).check(signed, "0" * 32, "h", wall) == "boot-1"
+    authority.revoke("host", "h")
+    (judge / "crl.pem").write_bytes((authority.directory / "crl.pem").read_bytes())
+    with pytest.raises(ProtocolError, match="revoked"):
+        Verifier(judge).check(signed, "0" * 32, "h", wall)
 
 
 def test_what_is_unknown_is_not_revoked(authority: pki.Pki, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from typing import Any
 from tests.mutants.generate import Mutant
 from tests.mutants.places import place, probed
 
-COPIED = ("ha_agent", "tests", "pyproject.toml")
-LEFT_OUT = shutil.ignore_patterns("integration", "benchmarks", ".*")
+LEFT_OUT = shutil.ignore_patterns("integration", "benchmarks", "build", "*.egg-info", ".*")
 # Test files of the first folders look at mutants where they import what is mutated; those of the others always do.
 UNIT = ("tests/unit", "tests/property")
 SIMULATED = ("tests/scenarios", "tests/simulation")
@@ -57,13 +56,8 @@ class Stage:
 
 
 def copy_tree(root: Path, to: Path) -> None:
-    """What the killers need, so that nobody changes it while they run."""
-    to.mkdir(parents=True)
-    for name in COPIED:
-        if (root / name).is_dir():
-            shutil.copytree(root / name, to / name, ignore=LEFT_OUT)
-        else:
-            shutil.copy2(root / name, to / name)
+    """What the killers may read, so that nobody changes it while they run."""
+    shutil.copytree(root, to, ignore=LEFT_OUT)
 
 
 def killers(tree: Path, mutated: set[str]) -> tuple[list[str], list[str]]:

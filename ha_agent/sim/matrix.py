@@ -239,6 +239,9 @@ def run(each: int, jobs: int, first_seed: int = 0, out: TextIO | None = None, ma
             going.append(pool.submit(_frozen, seed, wanted, make))
             if len(going) == LAG:
                 _take(going.popleft(), tally, stdout)
+            if sys.stderr.isatty():
+                left = sum(map(len, wanted.values()))
+                print(f"\r{seed - first_seed} stages, {left} pairs left ", end="", file=sys.stderr, flush=True)
         while going:
             _take(going.popleft(), tally, stdout)
     print_matrix(tally, each, stdout)

@@ -513,7 +513,9 @@ def test_what_was_started_in_a_boot_that_ended_is_started_again() -> None:
         server(ServerStage.VERIFIED, "elsewhere", dest="h2"),
         server(ServerStage.NOT_MOVED, "stays"),
     )
-    now = after(on(beat("newer"), restarting(*servers)))
+    decision = on(beat("newer"), restarting(*servers))
+    now = after(decision)
+    assert "announced" not in lines(decision), "it was before"
     assert [(s.id, s.stage, s.looks, s.next_at) for s in now.servers] == [
         ("ran", ServerStage.WAITING, 0, 0.0),
         ("began", ServerStage.WAITING, 0, 0.0),

@@ -147,6 +147,12 @@ def test_nova_s_answer_is_told_and_a_failure_is_repeated() -> None:
     assert (after(late).step, told(late, "host.forced_down")) == (Step.FENCE, [])
 
 
+@pytest.mark.parametrize(("rounds", "pause"), [(0, 5.0), (1, 10.0), (2, 10.0), (9, 10.0)])
+def test_nova_is_told_again_after_ten_seconds_at_the_latest(rounds: int, pause: float) -> None:
+    now = after(answer(asked(telling(rounds=rounds), CommandKind.FORCE_DOWN), status=LOST))
+    assert now.next_at == NOW + pause
+
+
 # --- telling everyone ---
 
 

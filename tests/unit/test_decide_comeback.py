@@ -527,6 +527,12 @@ def test_what_was_started_dies_with_one_more_reboot_and_is_started_again() -> No
         assert same.servers[0].stage is ServerStage.VERIFIED
 
 
+def test_a_gate_that_could_not_be_opened_for_a_restart_is_tried_again_in_a_second() -> None:
+    opening = asked(restarting(server(ServerStage.WAITING), cleared_boot_id=""), CommandKind.OPEN_GATE, boot_id="new")
+    now = after(answer(opening, status=Status.LOST, error="no route"))
+    assert (now.next_at, now.waiting) == (NOW + 1, "the gate could not be opened: no route")
+
+
 def test_first_it_is_remembered_what_ran() -> None:
     decision = tick(restarting(surveyed=False, cleared_boot_id="", settle_by=None))
     assert sent(decision) == [CommandKind.SURVEY]

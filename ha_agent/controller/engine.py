@@ -23,6 +23,7 @@ from ha_agent.model import (
     DESTRUCTIVE,
     AnyEvent,
     Command,
+    CommandKind,
     Finished,
     Now,
     Operator,
@@ -223,7 +224,17 @@ class Engine:
             if lease is None or lease.epoch != self.epoch or lease.owner != self.name or lease.released:
                 self._step_down("another epoch has begun")
                 return "another epoch has begun"
-        return self._may_send(self.state, command, self.policy, now)
+        return self._may_send(self.state, command, self.policy, now) or self._heard_since(command)
+
+    def _heard_since(self, command: Command) -> str:
+        """S5: a heartbeat ends a verdict also where the journal could not be told of it, unless servers move already or a person wants it."""
+        if command.kind is not CommandKind.FENCE:
+            return ""
+        incident, view = self.state.incidents.get(command.incident), self.views.get(command.host)
+        if incident is None or view is None or view.heard_at is None:
+            return ""
+        void = incident.committed_at is None and not incident.ordered_by and view.heard_at > incident.verdict_at
+        return f"{command.host} was heard since the verdict" if void else ""
 
     def tell(self, event_type: str, data: dict[str, Any]) -> None:
         """A notification that belongs to no incident. Best effort: lost where the store cannot be written."""

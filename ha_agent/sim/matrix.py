@@ -231,9 +231,8 @@ def run(each: int, jobs: int, first_seed: int = 0, out: TextIO | None = None, ma
     going: deque[Future[list[Strike]]] = deque()
     with ProcessPoolExecutor(jobs) as pool:
         for seed in range(first_seed, first_seed + STAGES_PER_50 * max(1, each // 50)):
-            wanted = tally.wanted(
-                each
-            )  # as of LAG stages ago, however many jobs there are: a run depends on nothing but its arguments
+            # as of LAG stages ago, however many jobs there are: a run depends on nothing but its arguments
+            wanted = tally.wanted(each)
             if not wanted:
                 break
             going.append(pool.submit(_frozen, seed, wanted, make))

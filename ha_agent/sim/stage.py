@@ -96,7 +96,7 @@ class Stage:
         self.seed = seed
         self.chance = stream(seed, "stage")
         self.story = story or STORIES[seed % len(STORIES)]
-        policy, number = self._policy(), self.chance.choice((1, 1, 2))
+        policy, number = self._policy(), self.chance.choice((1, 1, 1, 1, 2))
         self.sim = Simulation(seed, policy, controllers=controllers or number, make=make, log=self._line)
         self.sim.world.boot_s = BOOT_S
         self.sim.world.microversion = self.chance.choice(((2, 94), (2, 95)))
@@ -115,7 +115,7 @@ class Stage:
     def _policy(self) -> Policy:
         story, chance = self.story, self.chance
         detection = Detection(
-            heartbeat_interval_s=chance.choice((1.0, 2.0)),
+            heartbeat_interval_s=chance.choice((1.0, 2.0, 2.0)),
             down_after_s=chance.choice((8.0, 10.0)),
             suspect_after_s=chance.choice((4.0, 5.0)),
             witness_fresh_s=60.0,

@@ -229,7 +229,7 @@ def mute_h2(make: MakeEngine) -> Simulation:
 CASES = {
     "second evacuate": Case("S1", planted(twice), dies),
     "unknown is off": Case("S2", planted(unknown_is_off), freezes_without_bmc),
-    "unfence early": Case("S3", planted(unfence_early), dies),
+    "unfence early": Case("S3", unguarded(unfence_early), dies),
     "no lease": Case("S4", Careless, stands_still_while_it_sends, partial(cloud, controllers=2)),
     "no witnesses": Case("S5", planted(partitioned_is_down), our_path_is_cut),
     "never seen": Case("S5", planted(never_seen_is_down), never_up, mute_h2),

@@ -13,10 +13,12 @@ from ha_agent.model import (
     Finished,
     Fleet,
     Incident,
+    Kind,
     Migration,
     Mode,
     Now,
     Outcome,
+    Phase,
     Presence,
     Server,
     ServerProgress,
@@ -857,3 +859,28 @@ def test_a_server_is_called_by_its_name_or_its_id(name: str, said: str) -> None:
     assert f"{said} is on h2" in lines(landed)
     stays = answer(looking(), survey=Survey(servers=(row(name=name, status="PAUSED"),)))
     assert f"{said} stays: " in lines(stays)
+
+
+@pytest.mark.parametrize(
+    ("stage", "prior", "taken"),
+    [
+        (ServerStage.LANDED, "ACTIVE", True),
+        (ServerStage.STARTING, "ACTIVE", True),
+        (ServerStage.MOVING, "ACTIVE", True),
+        (ServerStage.LANDED, "", False),
+        (ServerStage.VERIFIED, "ACTIVE", False),
+        (ServerStage.GIVEN_UP, "ACTIVE", False),
+    ],
+)
+def test_what_was_just_moved_here_is_to_be_what_it_was_before_that(stage: ServerStage, prior: str, taken: bool) -> None:
+    """It landed stopped, and this host died before it was started: the recovery that moved it knows what it was."""
+    mine = replace(evacuating(), servers=(), surveyed=False, committed_at=None)
+    first = replace(evacuating(), id="i2", host="h3", subject="h3", servers=(server(stage, dest="h1", prior=prior),))
+    listed = Survey(servers=(Server(id="s1", host="h1", status="SHUTOFF", tags=("automatic-recovery",)),))
+    for other, counts in (
+        (first, taken),
+        (replace(first, phase=Phase.CLOSED), False),
+        (replace(first, kind=Kind.GUEST), False),
+    ):
+        decision = answer(asked(mine, CommandKind.SURVEY), others=(other,), survey=listed)
+        assert after(decision).servers[0].prior == ("ACTIVE" if counts else "SHUTOFF")

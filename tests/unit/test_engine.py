@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from ha_agent.controller.effects import AskWitness, Do, ReadBmc, ReadNova
@@ -193,6 +194,26 @@ def test_a_heartbeat_cancels_the_fence_and_closes_the_incident() -> None:
     bench.run(1)
     (incident,) = bench.engine.state.incidents.values()
     assert incident.phase is Phase.CLOSED
+
+
+def test_a_heartbeat_that_could_not_be_journalled_counts_at_the_last_look() -> None:
+    """S5: the store is full when the host is heard again; the fence that was decided before is not sent all the same."""
+    bench = dying()
+    fence = bench.commands[0]
+    bench.store.fail_next(StoreFull("the disk is full"), 50)
+    bench.dead.clear()
+    bench.run(1)
+    assert bench.engine.permit(fence) == "c1 was heard since the verdict"
+    incident = bench.engine.state.incidents[fence.incident]
+    for changes in ({"committed_at": 1.0}, {"ordered_by": "me"}, {"verdict_at": bench.clock.at}):
+        changed = msgspec.structs.replace(
+            incident, **changes
+        )  # servers move already; a person wants it; confirmed since
+        bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: changed})
+        assert bench.engine.permit(fence) == "", changes
+    moving = msgspec.structs.replace(fence, kind=CommandKind.EVACUATE)
+    bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: incident})
+    assert "heard" not in bench.engine.permit(moving)
 
 
 def test_no_permission_without_the_newest_epoch() -> None:

@@ -183,7 +183,8 @@ class ServerProgress(Value, frozen=True, kw_only=True):
     only newer records are ours. `wait_for`: hosts that must be proven not to run it first. `record`: the migration that it moves by.
     `void`: migrations that can start it nowhere any more, for their destination was proven off while it moved there. `spawns`: by
     destination, the unfinished evacuation to it, and the boot in which it was first seen at work there: while that boot lasts, a domain
-    that is absent may still be started."""
+    that is absent may still be started. `last_reboot`: the newest reboot that Nova knew of before ours; None: not looked up. `lost_until`:
+    how long a reboot of ours whose answer was lost may still take effect; 0 while it is known what came of the last one."""
 
     id: str
     name: str = ""
@@ -203,6 +204,8 @@ class ServerProgress(Value, frozen=True, kw_only=True):
     record: int = 0
     void: tuple[int, ...] = ()
     spawns: dict[str, tuple[int, str]] = {}
+    last_reboot: str | None = None
+    lost_until: float = 0.0
 
     def with_(self, **changes: Any) -> ServerProgress:
         """A changed copy."""
@@ -264,6 +267,7 @@ class CommandKind(StrEnum):
     START = "start"  # server: os-start                                          -> None
     STOP = "stop"  # server: os-stop                                             -> None
     REBOOT = "reboot"  # server: hard reboot                                     -> None
+    LAST_REBOOT = "last_reboot"  # server: the newest reboot that was asked for   -> last_reboot
     CHECK_ABSENT = "check_absent"  # server on `host`: asks that host's remote   -> Presence
     OPEN_GATE = "open_gate"  # host: its remote may let nova-compute start       -> None
     NOTIFY = "notify"  # never sent as a command: goes to the outbox
@@ -320,7 +324,8 @@ class Presence(Value, frozen=True, kw_only=True):
 
 
 class Outcome(Value, frozen=True, kw_only=True):
-    """The end of a command. `data` is what was read, where the command reads; `error` one sentence, without secrets."""
+    """The end of a command. `data` is what was read, where the command reads; `error` one sentence, without secrets.
+    `last_reboot`: the id of the newest reboot's request, empty where there was none."""
 
     command: str
     status: Status
@@ -328,6 +333,7 @@ class Outcome(Value, frozen=True, kw_only=True):
     readings: tuple[Reading, ...] = ()
     survey: Survey | None = None
     presence: Presence | None = None
+    last_reboot: str = ""
 
 
 class Entry(Value, frozen=True, kw_only=True):
@@ -342,7 +348,7 @@ class Entry(Value, frozen=True, kw_only=True):
 
 class Incident(Value, frozen=True, kw_only=True):
     """One failure, from detection to closure. `boot_id`: of the host's last life. `committed_at`: when the first evacuate intent
-    (notify mode: force_down) was journalled; before it a heartbeat cancels, after it S1 outranks S5 (S2b)."""
+    (notify mode: force_down) was journalled; before it a heartbeat cancels, after it S1 outranks S5 (S2b). `report`: of the guest event."""
 
     id: str
     kind: Kind
@@ -399,6 +405,7 @@ class Incident(Value, frozen=True, kw_only=True):
     history: tuple[Entry, ...] = ()
     dropped_history: int = 0
     acked_by: str = ""
+    report: str = ""
 
     @property
     def step(self) -> Step:
@@ -542,11 +549,13 @@ class Operator(Event, frozen=True, kw_only=True):
 
 
 class GuestFault(Event, frozen=True, kw_only=True):
-    """A believed guest event. `fault`: watchdog, crashed, io_error …"""
+    """A believed guest event. `fault`: watchdog, crashed, io_error … `report`: what its remote calls it, the same whenever it is reported
+    again; empty: it has no name."""
 
     host: str
     server: str
     fault: str
+    report: str = ""
     new_id: str = ""
 
 

@@ -176,6 +176,9 @@ class Cloud(Protocol):
     def stop(self, server: str) -> None: ...
     def reboot(self, server: str) -> None: ...
 
+    def last_reboot(self, server: str) -> str:
+        """The id of the newest request to reboot the server, whoever made it; empty: there was none. It differs after each that was taken."""
+
     def api_max_s(self) -> float:
         """The longest that a request whose answer was lost may still take effect."""
 

@@ -150,6 +150,9 @@ class Executor:
             case CommandKind.CHECK_ABSENT:
                 presence = await self._monitor.domain(host, command.subject, ASK_REMOTE_S)
                 return Outcome(command=command.id, status=Status.OK, presence=Presence(present=presence.present))
+            case CommandKind.LAST_REBOOT:
+                newest = await self._nova(lambda: self._cloud.last_reboot(command.subject), policy, command)
+                return Outcome(command=command.id, status=Status.OK, last_reboot=newest)
             case _:
                 survey = await self._nova(self._nova_call(command), policy, command)
                 return Outcome(command=command.id, status=Status.OK, survey=survey)

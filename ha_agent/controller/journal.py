@@ -283,7 +283,11 @@ def _rebased(incident: Incident, policy: Policy, now_s: float) -> Incident:
         wake_at=now_s,
         stage_at={},
         servers=tuple(
-            s.with_(next_at=now_s + api_max if s.stage is ServerStage.LOST else 0.0, absent_at={})
+            s.with_(
+                next_at=now_s + api_max if s.stage is ServerStage.LOST else 0.0,
+                lost_until=now_s + api_max if s.lost_until else 0.0,
+                absent_at={},
+            )
             for s in incident.servers
         ),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ha_agent.decide import believe, comeback, evacuate, fence, guests, orders, verify
+from ha_agent.decide import believe, comeback, evacuate, fence, guests, orders, reboots, verify
 from ha_agent.decide.turn import FAR, Decision, Told, Turn
 from ha_agent.model import (
     STAGES_IN_FLIGHT,
@@ -35,8 +35,16 @@ from ha_agent.policy import Policy
 
 __all__ = ["Decision", "Told", "decide", "next_wake"]
 
-# Idempotent towards the devices: an unknown answer of another controller is no failure of theirs.
-ASKED_AGAIN = frozenset({CommandKind.FENCE, CommandKind.CANCEL_FENCE, CommandKind.POWER_ON, CommandKind.READ_POWER})
+# They change nothing, or idempotently: an unknown answer of another controller is no failure.
+ASKED_AGAIN = frozenset(
+    {
+        CommandKind.FENCE,
+        CommandKind.CANCEL_FENCE,
+        CommandKind.POWER_ON,
+        CommandKind.READ_POWER,
+        CommandKind.LAST_REBOOT,
+    }
+)
 
 Handler = Callable[[Turn, Incident], Incident]
 
@@ -165,10 +173,13 @@ def _answered(turn: Turn, incident: Incident, command: Command, outcome: Outcome
             return guests.looked(turn, incident, outcome)
         case CommandKind.LIST_SERVERS:
             return verify.listed(turn, incident, command.hosts, outcome)
-        case CommandKind.REBOOT if incident.step is Step.REBOOT:
-            return guests.rebooted(turn, incident, outcome)
+        case CommandKind.LAST_REBOOT:
+            incident, known = reboots.looked_up(turn, incident, command.subject, outcome)
+            return incident if known is None else _mended(turn, incident, command.subject, known)
+        case CommandKind.REBOOT if outcome.status is Status.LOST:
+            return reboots.lost(turn, incident, command.subject, outcome)
         case CommandKind.START | CommandKind.STOP | CommandKind.REBOOT:
-            return verify.mended(turn, incident, command.subject, outcome)
+            return _mended(turn, incident, command.subject, outcome)
         case CommandKind.POWER_ON:
             return comeback.powered_on(turn, incident, outcome)
         case CommandKind.OPEN_GATE:
@@ -177,6 +188,13 @@ def _answered(turn: Turn, incident: Incident, command: Command, outcome: Outcome
             return comeback.cleared(turn, incident, outcome)
         case _:
             return incident
+
+
+def _mended(turn: Turn, incident: Incident, subject: str, outcome: Outcome) -> Incident:
+    incident = reboots.known(turn, incident, subject)
+    if incident.step is Step.REBOOT:
+        return guests.rebooted(turn, incident, outcome)
+    return verify.mended(turn, incident, subject, outcome)
 
 
 def _resumed(turn: Turn, event: Resumed) -> set[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ha_agent import guards
-from ha_agent.decide import evacuate
+from ha_agent.decide import evacuate, reboots
 from ha_agent.decide.evacuate import LOOK_AGAIN_S, free_held, name_left, retry_pause, some
 from ha_agent.decide.evacuate import look as survey
+from ha_agent.decide.reboots import MEND_PAUSE_S
 from ha_agent.decide.turn import Turn
-from ha_agent.decide.verify import MEND_PAUSE_S, MISSING_LOOKS
+from ha_agent.decide.verify import MISSING_LOOKS
 from ha_agent.model import (
     MIGRATION_ENDED,
     STAGES_DONE,
@@ -367,10 +368,18 @@ def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incide
 
 def restart_again(turn: Turn, incident: Incident) -> Incident:
     """The host rebooted once more: whatever was started on it died with that boot."""
-    lost = [s for s in incident.servers if not s.dest and s.stage in (ServerStage.STARTING, ServerStage.VERIFIED)]
+    begun = (ServerStage.STARTING, ServerStage.VERIFIED)
+    lost = [s for s in incident.servers if not s.dest and (s.stage in begun or s.lost_until)]
     for server in lost:
         incident = turn.put_server(
-            incident, server, stage=ServerStage.WAITING, looks=0, next_at=0.0, reason="its host rebooted again"
+            incident,
+            server,
+            stage=ServerStage.WAITING,
+            looks=0,
+            next_at=server.lost_until,  # a reboot whose answer was lost may yet come: of this boot it says nothing
+            last_reboot=None,
+            lost_until=0.0,
+            reason="its host rebooted again",
         )
     if not lost:
         return incident
@@ -415,6 +424,8 @@ def _start(turn: Turn, incident: Incident, server: ServerProgress, row: Server |
     incident = turn.unblock(incident)
     # What Nova lists as ACTIVE right after a reboot is a memory: the guest died with the last boot.
     kind = CommandKind.START if row.status == "SHUTOFF" else CommandKind.REBOOT
+    if reboots.must_look(server, kind):
+        return reboots.look(turn, incident, server)
     incident, _ = turn.send(incident, kind, server.id)
     turn.tell("guest.recovery.start", incident, **_guest(server))
     return turn.put_server(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ha_agent import guards
+from ha_agent.decide import reboots
 from ha_agent.decide.evacuate import LOOK_AGAIN_S, retry_pause
 from ha_agent.decide.turn import Turn
 from ha_agent.decide.verify import MISSING_LOOKS
@@ -26,6 +27,8 @@ def on_fault(turn: Turn, event: GuestFault) -> None:
     """One believed event of a guest. While its host or the guest itself has an open incident it is only noted there."""
     if event.host not in turn.policy.hosts or turn.policy.guest_mode == "ignore":
         return
+    if event.report and any(i.report == event.report for i in turn.incidents.values()):
+        return  # its remote was not told that it was taken, and reports it again
     open_ones = [i for i in turn.incidents.values() if i.phase is Phase.OPEN and i.host == event.host]
     for incident in open_ones:
         if incident.kind is Kind.HOST or incident.subject == event.server:
@@ -42,6 +45,7 @@ def on_fault(turn: Turn, event: GuestFault) -> None:
         mode=mode,
         verdict=Verdict.ALIVE,
         reason=event.fault,
+        report=event.report,
         servers=(ServerProgress(id=event.server, prior="ACTIVE"),),
     )
     turn.tell("guest.event", incident, server=event.server, fault=event.fault)
@@ -54,12 +58,14 @@ def announce(turn: Turn, incident: Incident) -> Incident:
 
 def reboot(turn: Turn, incident: Incident) -> Incident:
     """A hard reboot through Nova."""
-    if turn.pending(incident, CommandKind.REBOOT):
+    server = incident.servers[0]
+    if turn.pending(incident, CommandKind.REBOOT, CommandKind.LAST_REBOOT):
         return incident
-    if incident.servers[0].stage is ServerStage.NOT_MOVED:
-        return turn.next_step(incident, incident.servers[0].reason)
-    if turn.now.at < incident.next_at:
-        turn.wake(incident, incident.next_at)
+    if server.stage is ServerStage.NOT_MOVED:
+        return turn.next_step(incident, server.reason)
+    due_at = max(incident.next_at, server.next_at)
+    if turn.now.at < due_at:
+        turn.wake(incident, due_at)
         return incident
     refusal = guards.may_act(turn.state, incident.host, turn.policy)
     if refusal is not None:
@@ -69,7 +75,10 @@ def reboot(turn: Turn, incident: Incident) -> Incident:
         if not turn.pending(incident, CommandKind.LIST_SERVERS):
             incident, _ = turn.send(incident, CommandKind.LIST_SERVERS, hosts=(incident.host,))
         return incident
-    incident, _ = turn.send(turn.unblock(incident), CommandKind.REBOOT, incident.subject)
+    incident = turn.unblock(incident)
+    if reboots.must_look(server, CommandKind.REBOOT):
+        return reboots.look(turn, incident, server)
+    incident, _ = turn.send(incident, CommandKind.REBOOT, incident.subject)
     turn.tell("guest.recovery.start", incident, server=incident.subject)
     return turn.put(incident, "hard reboot is sent")
 

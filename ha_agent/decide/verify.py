@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ha_agent import guards
+from ha_agent.decide import reboots
 from ha_agent.decide.evacuate import LOOK_AGAIN_S, count, counts, retry_pause
+from ha_agent.decide.reboots import MEND_PAUSE_S
 from ha_agent.decide.turn import Turn, evidence_data, summary
 from ha_agent.model import (
     CommandKind,
@@ -18,7 +20,6 @@ from ha_agent.model import (
 )
 
 MISSING_LOOKS = 3  # a server that complete listings of its destination lack this often is not there
-MEND_PAUSE_S = 30.0
 
 
 def run(turn: Turn, incident: Incident) -> Incident:
@@ -104,7 +105,7 @@ def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wa
     name = server.name or server.id
     incident = turn.put_server(incident, server, reason=f"it is {row.status}, it was {server.prior}")
     current = next(s for s in incident.servers if s.id == server.id)
-    if turn.now.at < server.next_at:
+    if turn.now.at < server.next_at or any(c.subject == server.id for c in incident.pending):
         return incident
     refusal = guards.may_act(turn.state, incident.host, turn.policy)
     if refusal is not None:
@@ -113,6 +114,8 @@ def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wa
     kind = CommandKind.START if wanted == "ACTIVE" else CommandKind.STOP
     if row.status not in ("ACTIVE", "SHUTOFF"):
         kind = CommandKind.REBOOT
+    if reboots.must_look(current, kind):
+        return reboots.look(turn, incident, current)
     incident, _ = turn.send(incident, kind, server.id)
     return turn.put_server(
         incident,

@@ -12,10 +12,12 @@ from ha_agent.model import ComputeService, Migration, Server
 from ha_agent.recovery.nova_http import NovaHttp
 from ha_agent.recovery.nova_look import Look
 from ha_agent.recovery.nova_reports import Reports
-from ha_agent.recovery.nova_rows import MigrationsAnswer, ServersAnswer, ServicesAnswer
+from ha_agent.recovery.nova_rows import ActionsAnswer, MigrationsAnswer, ServersAnswer, ServicesAnswer
 
 EVACUATION = "evacuation"
+REBOOT = "reboot"
 PAGED_MIGRATIONS = (2, 59)  # from here on os-migrations comes in pages
+PAGED_ACTIONS = (2, 58)  # … and os-instance-actions
 PAGE = 1000  # Nova's own most, by default
 MAX_PAGES = 100
 
@@ -134,6 +136,25 @@ class NovaCloud:
                 break
             marker = answer.migrations[-1].uuid
         raise DriverError("Nova's list of migrations does not end")
+
+    def last_reboot(self, server: str) -> str:
+        """The newest reboot in the server's list of actions. Nova writes it down before it passes the request on."""
+        paged = self.http.microversion >= PAGED_ACTIONS
+        marker = ""
+        for _ in range(MAX_PAGES):
+            page: dict[str, str | int] = {"limit": PAGE} if paged else {}
+            if marker:
+                page["marker"] = marker
+            answer = self.http.get(f"/servers/{server}/os-instance-actions", ActionsAnswer, page)
+            actions = answer.instanceActions  # newest first
+            found = next((a.request_id for a in actions if a.action == REBOOT), "")
+            more = paged and any(link.rel == "next" for link in answer.links)
+            if found or not actions or not more:
+                return found
+            if actions[-1].request_id == marker:
+                break
+            marker = actions[-1].request_id
+        raise DriverError(f"Nova's list of the actions of server {server} does not end")
 
     # --- changes ---------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -124,6 +124,18 @@ class MigrationRow(msgspec.Struct):
 class MigrationsAnswer(msgspec.Struct):
     migrations: list[MigrationRow]
     migrations_links: list[Link] = []
+
+
+class ActionRow(msgspec.Struct):
+    """A row of os-instance-actions. An id that is missing or empty could be told from no other."""
+
+    action: str
+    request_id: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class ActionsAnswer(msgspec.Struct):
+    instanceActions: list[ActionRow]
+    links: list[Link] = []
 
 
 class _Fault(msgspec.Struct):

@@ -327,12 +327,13 @@ def _migrate(sim: Simulation, name: str, dest: str, seconds: float) -> None:
 def _guest_fault(sim: Simulation, name: str, fault: str) -> None:
     """A believed event of a guest, as its host's remote would report it to whoever leads: again, until it was taken."""
     row = sim.world.nova.servers[_server(sim, name)]
+    said = f"{row.id} {fault} {sim.world.now}"
 
     def report() -> None:
         leader = sim.leader
         engine = leader.engine if leader is not None else None
         if leader is not None and engine is not None:
-            event = GuestFault(host=row.host, server=row.id, fault=fault, new_id=engine.random.uuid())
+            event = GuestFault(host=row.host, server=row.id, fault=fault, report=said, new_id=engine.random.uuid())
             leader.call(lambda: engine.feed(event))
         if leader is None or leader.engine is not engine:
             sim.world.timeline.after(REPORT_AGAIN_S, report)

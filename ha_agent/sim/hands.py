@@ -315,11 +315,10 @@ class Hands:
         engine = self._owner.engine
 
         def arrive() -> None:
-            outcome = Outcome(command=command.id, status=Status.OK)
             delay = back
             self._judge.before_nova(command)
             try:
-                outcome = Outcome(command=command.id, status=Status.OK, survey=self._requests.carry_out(command))
+                outcome = self._requests.carry_out(command)
             except DriverError as error:
                 outcome = Outcome(command=command.id, status=Status.FAILED, error=str(error))
             except Unanswered as error:

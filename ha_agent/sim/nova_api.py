@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from ha_agent.sim.nova_state import Fault, NovaError, NovaState
-from ha_agent.sim.nova_views import MIGRATION_FILTERS, SERVER_FILTERS, migration, server, service
+from ha_agent.sim.nova_views import MIGRATION_FILTERS, SERVER_FILTERS, action, migration, server, service
 
 T = TypeVar("T")
 Version = tuple[int, int]
@@ -132,6 +132,7 @@ class NovaApi:
             ("GET", "/servers/{id}", "server", self._server),
             ("DELETE", "/servers/{id}", "delete", self._delete),
             ("POST", "/servers/{id}/action", "", self._action),
+            ("GET", "/servers/{id}/os-instance-actions", "actions", self._actions),
             ("GET", "/os-migrations", "migrations", self._migrations),
         ):
             app.router.add_route(method, "/compute/v2.1" + path, self._guarded(operation, handler))
@@ -330,6 +331,19 @@ class NovaApi:
             case _:
                 raise NovaError(400, "There is no such action")
         return web.Response(status=202)
+
+    async def _actions(self, request: web.Request, version: Version) -> web.Response:
+        server_id = request.match_info["id"]
+        if version < (2, 21):
+            self.state.server(server_id)
+        rows = self.state.actions(server_id)
+        more = False
+        if version >= (2, 58):
+            rows, more = self._paged(request, rows, lambda row: row.request_id)
+        answer: dict[str, Any] = {"instanceActions": [action(row, server_id, version) for row in rows]}
+        if more:
+            answer["links"] = self._next(request, rows[-1].request_id)
+        return web.json_response(answer)
 
     async def _migrations(self, request: web.Request, version: Version) -> web.Response:
         self.state.tick()

@@ -91,6 +91,15 @@ class SimMigration:
 
 
 @dataclass
+class SimAction:
+    """A row of os-instance-actions."""
+
+    action: str
+    request_id: str
+    start_at: float
+
+
+@dataclass
 class SimHost:
     """One hypervisor. `frozen`: its kernel hangs, guests may still write. `isolated`: it runs and reaches nobody."""
 
@@ -443,6 +452,16 @@ class NovaState:
         self.calls.append((self._now(), "reboot", row.id))
         self._on_host(row.host, lambda: self._started(row))
 
+    def actions(self, server_id: str) -> list[SimAction]:
+        """GET os-instance-actions: what was asked of the server, newest first; of a deleted one, too."""
+        self.tick()
+        found = [
+            SimAction(what, f"req-{UUID(int=n)}", at) for n, (at, what, of) in enumerate(self.calls) if of == server_id
+        ]
+        if not found:
+            self.server(server_id)
+        return found[::-1]
+
     def pause(self, server_id: str) -> None:
         """POST pause."""
         self._may(server_id, "pause", ("active",)).vm_state = "paused"
@@ -620,7 +639,7 @@ class NovaState:
 
     def fail_next(self, operation: str, fault: Fault, times: int = 1) -> None:
         """The next `times` requests of `operation` suffer `fault`. Operations: services, force_down, servers, server, migrations,
-        evacuate, start, stop, reboot, token."""
+        evacuate, start, stop, reboot, actions, token."""
         self._faults.setdefault(operation, deque()).extend([fault] * times)
 
     def take_fault(self, operation: str) -> Fault | None:

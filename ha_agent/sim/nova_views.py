@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ha_agent.sim.nova_state import NovaState, SimHost, SimMigration, SimServer, stamp
+from ha_agent.sim.nova_state import NovaState, SimAction, SimHost, SimMigration, SimServer, stamp
 
 Version = tuple[int, int]
 
@@ -95,4 +95,20 @@ def migration(row: SimMigration, version: Version) -> dict[str, Any]:
         shown["migration_type"] = row.kind
     if version >= (2, 59):
         shown["uuid"] = row.uuid
+    return shown
+
+
+def action(row: SimAction, server_id: str, version: Version) -> dict[str, Any]:
+    """A row of os-instance-actions."""
+    shown: dict[str, Any] = {
+        "action": row.action,
+        "instance_uuid": server_id,
+        "message": None,
+        "project_id": "a0000000000000000000000000000001",
+        "request_id": row.request_id,
+        "start_time": stamp(row.start_at),
+        "user_id": "admin",
+    }
+    if version >= (2, 58):
+        shown["updated_at"] = stamp(row.start_at)
     return shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ha_agent.errors import DriverError, Unanswered
-from ha_agent.model import Command, CommandKind, ComputeService, Migration, Server, Survey
+from ha_agent.model import Command, CommandKind, ComputeService, Migration, Outcome, Server, Status, Survey
 from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, NovaError, SimMigration, SimServer
 from ha_agent.sim.world import World
 
@@ -28,19 +28,19 @@ class Requests:
         self._world = world
         self._nova = world.nova
 
-    def carry_out(self, command: Command) -> Survey | None:
+    def carry_out(self, command: Command) -> Outcome:
         """Raises DriverError (it did not happen) or Unanswered (nobody knows)."""
         change = command.kind in CHANGES
         lost = self._world.weather.before(change=change)
         if self._world.broker and change and command.kind not in (CommandKind.FORCE_DOWN, CommandKind.CLEAR_FORCE_DOWN):
             raise Unanswered("Nova answered 500: its message broker does not answer")
         try:
-            survey = self._run(command)
+            outcome = self._run(command)
         except NovaError as error:
             raise DriverError(f"Nova refused ({error.code}): {error.message}") from None
         if lost is not None:
             raise Unanswered(f"Nova's answer was lost ({lost})")
-        return survey
+        return outcome
 
     def look(self, host: str) -> ComputeService | None:
         """The host's row, during suspicion; None where Nova cannot be read."""
@@ -64,20 +64,22 @@ class Requests:
             updated_at=self._nova.updated_at(host),
         )
 
-    def _run(self, command: Command) -> Survey | None:
+    def _run(self, command: Command) -> Outcome:
         nova, host, server = self._nova, command.host, command.subject
+        survey: Survey | None = None
+        last_reboot = ""
         match command.kind:
             case CommandKind.FORCE_DOWN | CommandKind.CLEAR_FORCE_DOWN:
                 value = command.kind is CommandKind.FORCE_DOWN
                 if nova.hosts[host].forced_down != value:
                     nova.force_down(nova.hosts[host].service_id, value)
             case CommandKind.SURVEY:
-                return self._survey(host)
+                survey = self._survey(host)
             case CommandKind.FOLLOW:
                 rows = [m for m in nova.migrations if m.source == host and m.kind == EVACUATION]
-                return Survey(migrations=_migrations(rows))
+                survey = Survey(migrations=_migrations(rows))
             case CommandKind.LIST_SERVERS:
-                return Survey(servers=self._servers(command.hosts))
+                survey = Survey(servers=self._servers(command.hosts))
             case CommandKind.EVACUATE:
                 self._look_first(server, host, command.judged)
                 nova.evacuate(server, self._world.microversion)
@@ -87,9 +89,11 @@ class Requests:
                 nova.stop(server)
             case CommandKind.REBOOT:
                 nova.reboot(server)
+            case CommandKind.LAST_REBOOT:
+                last_reboot = next((a.request_id for a in nova.actions(server) if a.action == "reboot"), "")
             case _:
                 raise DriverError(f"Nova knows no {command.kind}")
-        return None
+        return Outcome(command=command.id, status=Status.OK, survey=survey, last_reboot=last_reboot)
 
     def _look_first(self, server: str, host: str, judged: int) -> None:
         """As the Cloud port promises: a server that left, or that is on its way by a record the caller has not judged, is left alone."""

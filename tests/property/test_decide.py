@@ -28,7 +28,7 @@ def test_the_walks_go_everywhere() -> None:
     kinds: set[CommandKind] = set()
     steps: set[Step] = set()
     told: set[str] = set()
-    for seed in range(16):
+    for seed in range(24):
         walk = Walk(Tape(random.Random(seed).randbytes(1500)))
         walk.run()
         kinds |= walk.kinds

@@ -262,6 +262,10 @@ class Walk:
             case CommandKind.CHECK_ABSENT:
                 present = (False, False, True, None)[self.tape.below(4)]
                 return Outcome(command=command.id, status=status, presence=Presence(present=present))
+            case CommandKind.LAST_REBOOT:
+                return Outcome(
+                    command=command.id, status=status, last_reboot=("", "req-1", "req-2")[self.tape.below(3)]
+                )
             case CommandKind.EVACUATE:
                 if status is Status.OK or (status is Status.LOST and self.tape.below(2)):
                     self.record(command.subject, "evacuation", host)

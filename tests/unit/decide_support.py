@@ -103,7 +103,8 @@ def asked(incident: Incident, kind: CommandKind, **fields: object) -> Incident:
 
 
 def server(stage: ServerStage, name: str = "s1", **fields: object) -> ServerProgress:
-    return ServerProgress(id=name, name=name, prior="ACTIVE", stage=stage).with_(**fields)
+    """Its newest reboot was looked up: there was none."""
+    return ServerProgress(id=name, name=name, prior="ACTIVE", stage=stage, last_reboot="").with_(**fields)
 
 
 def turn(

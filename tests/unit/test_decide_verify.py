@@ -250,6 +250,8 @@ def test_nothing_is_mended_in_maintenance() -> None:
 def test_a_request_that_failed_is_said_and_tried_later(
     kind: CommandKind, status: Status, subject: str, noted: bool
 ) -> None:
+    if kind is CommandKind.REBOOT and status is Status.LOST:
+        return  # looked up: see test_decide_reboots
     one = server(ServerStage.STARTING, dest="h2", next_at=NOW + 30)
     waiting = asked(verifying(one, poll_at=NOW + 99), kind, subject=subject)
     decision = answer(waiting, status=status, error="409")
@@ -291,7 +293,7 @@ def test_what_was_not_moved_is_told_server_by_server_and_the_end_in_numbers() ->
 
 def guests_incident(step: Step = Step.REBOOT, **changes: object) -> Incident:
     base = incident(step, GUEST_RECOVER, kind=Kind.GUEST, subject="s1", verdict=Verdict.ALIVE)
-    return replace(base, servers=(ServerProgress(id="s1", prior="ACTIVE"),), **changes)
+    return replace(base, servers=(ServerProgress(id="s1", prior="ACTIVE", last_reboot=""),), **changes)
 
 
 def fault(name: str = "s9", host: str = "h2") -> GuestFault:
@@ -300,7 +302,7 @@ def fault(name: str = "s9", host: str = "h2") -> GuestFault:
 
 @pytest.mark.parametrize(
     ("mode", "plan", "kinds"),
-    [("auto", GUEST_RECOVER, [CommandKind.REBOOT]), ("notify", GUEST_TELL, [])],
+    [("auto", GUEST_RECOVER, [CommandKind.LAST_REBOOT]), ("notify", GUEST_TELL, [])],
 )
 def test_what_is_done_about_a_guest(mode: str, plan: tuple[Step, ...], kinds: list[CommandKind]) -> None:
     decision = on(fault(), rules=replace(POLICY, guest_mode=mode))
@@ -347,10 +349,9 @@ def test_a_guest_is_not_rebooted_in_maintenance_and_the_block_ends_with_it() -> 
 
 
 @pytest.mark.parametrize(("rounds", "pause"), [(0, 5.0), (1, 10.0)])
-@pytest.mark.parametrize("status", [Status.FAILED, Status.LOST])
-def test_a_reboot_that_failed_is_told_and_tried_later(status: Status, rounds: int, pause: float) -> None:
+def test_a_reboot_that_failed_is_told_and_tried_later(rounds: int, pause: float) -> None:
     decision = answer(
-        asked(guests_incident(rounds=rounds), CommandKind.REBOOT, subject="s1"), status=status, error="409"
+        asked(guests_incident(rounds=rounds), CommandKind.REBOOT, subject="s1"), status=Status.FAILED, error="409"
     )
     assert [d["error"] for d in told(decision, "guest.recovery.error")] == ["409"]
     assert told(decision, "guest.recovery.end") == []

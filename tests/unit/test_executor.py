@@ -94,6 +94,10 @@ class Cloud:
     def reboot(self, server: str) -> None:
         self._note("reboot", server)
 
+    def last_reboot(self, server: str) -> str:
+        self._note("last_reboot", server)
+        return "req-1"
+
     def api_max_s(self) -> float:
         return 0.5
 
@@ -229,6 +233,7 @@ async def test_nothing_is_sent_without_permission(kind: CommandKind, subject: st
         (CommandKind.STOP, "s1", ("stop", "s1")),
         (CommandKind.REBOOT, "s1", ("reboot", "s1")),
         (CommandKind.FOLLOW, "c1", ("evacuations", "c1")),
+        (CommandKind.LAST_REBOOT, "s1", ("last_reboot", "s1")),
     ],
 )
 async def test_each_command_is_one_call(kind: CommandKind, subject: str, called: tuple[Any, ...]) -> None:
@@ -236,6 +241,7 @@ async def test_each_command_is_one_call(kind: CommandKind, subject: str, called:
     (outcome,) = await bench.run(command(kind, subject, judged=7))
     assert outcome.status is Status.OK
     assert bench.cloud.called == [called]
+    assert outcome.last_reboot == ("req-1" if kind is CommandKind.LAST_REBOOT else "")
 
 
 @pytest.mark.parametrize(

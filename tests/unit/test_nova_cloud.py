@@ -16,6 +16,7 @@ import pytest
 
 from ha_agent.errors import DriverError, Unanswered
 from ha_agent.recovery.nova import NovaCloud
+from ha_agent.recovery.nova_rows import ActionsAnswer, decode
 from ha_agent.sim.nova_api import NovaApi
 from ha_agent.sim.nova_state import Fault, NovaState
 
@@ -396,6 +397,78 @@ def test_without_a_look_nothing_is_sent(lab: Lab) -> None:
     with pytest.raises(DriverError):
         cloud.evacuate(server, A)
     assert lab.asked("/action") == []
+
+
+# --- the newest reboot --------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_reboot_changes_with_each_that_was_taken_and_with_nothing_else(lab: Lab) -> None:
+    (server, other) = lab.boot(A, 2)
+    cloud = lab.cloud()
+    assert cloud.last_reboot(server) == ""
+    cloud.reboot(other)
+    cloud.stop(server)
+    assert cloud.last_reboot(server) == ""
+    lab.after(1)
+    cloud.reboot(server)
+    first = cloud.last_reboot(server)
+    lab.after(1)
+    cloud.stop(server)
+    assert cloud.last_reboot(server) == first != ""
+    lab.after(1)
+    cloud.reboot(server)
+    assert cloud.last_reboot(server) not in ("", first)
+
+
+@pytest.mark.parametrize(
+    ("fault", "done"),
+    [(Fault.ERROR_503, False), (Fault.LOST_DONE, True), (Fault.LOST_NOT_DONE, False)],
+)
+def test_a_reboot_whose_answer_was_lost_is_found_where_it_was_taken(lab: Lab, fault: Fault, done: bool) -> None:
+    (server,) = lab.boot(A)
+    cloud = lab.cloud()
+    cloud.reboot(server)
+    lab.after(1)
+    before = cloud.last_reboot(server)
+    lab.fail("reboot", fault)
+    with pytest.raises(Unanswered):
+        cloud.reboot(server)
+    assert (cloud.last_reboot(server) != before) is done
+
+
+@pytest.mark.parametrize(("most", "asks"), [((2, 96), 3), ((2, 57), 1)])
+def test_the_newest_reboot_is_found_behind_many_other_actions(most: tuple[int, int], asks: int) -> None:
+    with running(page=2, most=most) as lab:
+        (server,) = lab.boot(A)
+        cloud = lab.cloud()
+        cloud.reboot(server)
+        for change in (cloud.stop, cloud.start, cloud.stop, cloud.start):
+            lab.after(1)
+            change(server)
+        assert cloud.last_reboot(server)
+        assert len(lab.asked("os-instance-actions")) == asks
+
+
+def test_a_newest_reboot_that_cannot_be_looked_up_is_an_error(lab: Lab) -> None:
+    (server,) = lab.boot(A)
+    cloud = lab.cloud()
+    with pytest.raises(DriverError, match="404 Instance gone could not be found"):
+        cloud.last_reboot("gone")
+    for fault, words in (
+        (Fault.ERROR_500, "500"),
+        (Fault.LOST_DONE, "GET"),
+        (Fault.GARBAGE_DONE, "cannot be understood"),
+    ):
+        lab.fail("actions", fault)
+        with pytest.raises(DriverError, match=words):
+            cloud.last_reboot(server)
+
+
+@pytest.mark.parametrize("request_id", ['""', "null"])
+def test_a_reboot_without_an_id_is_no_answer(request_id: str) -> None:
+    body = f'{{"instanceActions": [{{"action": "reboot", "request_id": {request_id}}}]}}'
+    with pytest.raises(DriverError, match="cannot be understood"):
+        decode(body.encode(), ActionsAnswer, "a look")
 
 
 # --- changes whose answer is bad ----------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from ha_agent.plans import (
     plan_for,
 )
 
+LONG_AGO_S = 1e6  # older than any age that counts
+
 
 def on_verdict(turn: Turn, event: VerdictGiven) -> None:
     """One verdict of the witness."""
@@ -55,8 +57,8 @@ def on_verdict(turn: Turn, event: VerdictGiven) -> None:
             left = [s for s in incident.servers if s.stage is not ServerStage.VERIFIED]
             _open(turn, event, tuple(ServerProgress(id=s.id, name=s.name, prior=s.prior) for s in left))
         return
-    # safety: only a verdict that calls for a fence confirms one (S5)
-    confirmed_at = turn.now.at if verdict in FENCING_VERDICTS else incident.verdict_at
+    # safety: only a verdict that calls for a fence confirms one, and any other ends the confirmation (S5)
+    confirmed_at = turn.now.at if verdict in FENCING_VERDICTS else turn.now.at - LONG_AGO_S
     incident = turn.put(incident, verdict_at=confirmed_at, silent=event.silent, silent_domain=event.silent_domain)
     if incident.settled:
         if verdict in FENCING_VERDICTS:

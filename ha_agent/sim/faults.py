@@ -183,7 +183,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("hosts to hosts", 1, _one(lambda s: f"split for {s.secs(20, 120)}")),
     Fault("controllers to BMCs", 2, _one(lambda s: f"no_bmcs for {s.secs(5, 60)}")),
     Fault(
-        "host to Nova", 2, _one(lambda s: f"cut {s.chance.choice((s.subject, s.other()))} {NOVA} for {s.secs(30, 90)}")
+        "host to Nova", 2, _one(lambda s: f"cut {s.chance.choice((s.subject, s.other()))} {NOVA} for {s.secs(40, 150)}")
     ),
     # fencing devices
     Fault("BMC misbehaves", 4, _device_any, mixed=True),

@@ -123,6 +123,7 @@ class Process:
     def reload(self, policy: Policy) -> None:
         """SIGHUP: a new inventory and new rules."""
         self.policy = policy
+        self.saw(self.name, policy)
         if self.engine is not None:
             self.call(lambda: self.engine.set_policy(policy) if self.engine is not None else None)
 

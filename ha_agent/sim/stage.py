@@ -23,9 +23,9 @@ from ha_agent.sim.timeline import stream
 SUBJECT = "h2"
 BEGINS_S = 22.0  # every host is known and was reached by then
 BOOT_S = 6.0
-PACE = 0.5  # of faults: quiet time shows nothing
+PACE = 0.4  # of faults: quiet time shows nothing
 QUIET_S = 2.0  # after the last thing is over
-LEAST_S = 14.0  # after a fault: a silence that it left behind would have become an incident
+LEAST_S = 3.0  # after a fault: what it broke has shown
 MENDED_S = 70.0  # after a fault: what it left behind is mended, as an operator would
 LIMIT_S = 1500.0
 STEP_OF = re.compile(rf": (?:{SUBJECT}|[0-9a-f-]{{36}}) (?:\[(\w+)\]|is (suspect))")  # a guest goes by its id
@@ -177,6 +177,9 @@ class Stage:
     def over(self) -> bool:
         """Nothing is open, broken or suspected any more."""
         sim = self.sim
+        leader = sim.leader
+        if leader is None or leader.engine is None or any(v.suspect_at for v in leader.engine.views.values()):
+            return False
         since = sim.world.now - (BEGINS_S if self.struck_at is None else self.struck_at)
         return since > LEAST_S and not sim.lasting and sim.calm() and self.person.all_up()
 

@@ -56,6 +56,14 @@ def twice(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
     return _also(decide(state, event, rules, now), CommandKind.EVACUATE, lambda c: replace(c, id=c.id[:-1] + "x"))
 
 
+def absent_is_proof(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """A domain that is absent will never be there, whoever may be at work on it."""
+    incidents = {
+        key: replace(i, servers=tuple(s.with_(spawns={}) for s in i.servers)) for key, i in state.incidents.items()
+    }
+    return decide(replace(state, incidents=incidents), event, rules, now)
+
+
 def unfence_early(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
     """Nova is told that the host is back while its servers move."""
     return _also(
@@ -179,6 +187,18 @@ def dies_in_maintenance(sim: Simulation) -> None:
     sim.run(60.0)
 
 
+def evacuated_by_hand(sim: Simulation) -> None:
+    """While we are disarmed somebody evacuates a server of a dead host, slowly; then we are armed."""
+    sim.order(Order.DISARM)
+    sim.world.nova._evacuation_s = (200.0, 200.0)
+    sim.world.power_off("h2")
+    sim.run(70.0)
+    sim.world.nova.evacuate(next(s.id for s in sim.world.nova.servers.values() if s.host == "h2"))
+    sim.run(55.0)
+    sim.order(Order.ARM)
+    sim.run(300.0)
+
+
 def answers_are_lost(sim: Simulation) -> None:
     """Nova is slow, and from the first evacuation on no request that changes something arrives, nor any answer."""
     sim.world.nova._evacuation_s = (60.0, 60.0)
@@ -228,6 +248,7 @@ def mute_h2(make: MakeEngine) -> Simulation:
 
 CASES = {
     "second evacuate": Case("S1", planted(twice), dies),
+    "absent is proof": Case("S1", planted(absent_is_proof), evacuated_by_hand),
     "unknown is off": Case("S2", planted(unknown_is_off), freezes_without_bmc),
     "unfence early": Case("S3", unguarded(unfence_early), dies),
     "no lease": Case("S4", Careless, stands_still_while_it_sends, partial(cloud, controllers=2)),

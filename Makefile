@@ -72,7 +72,7 @@ test: setup-dev
 	@$(MAKE) --no-print-directory types
 	@if [ "$$(id -u)" = 0 ] && [ -z "$${HA_AGENT_NO_ROOT:-}" ]; then $(BIN)/python -m tests.integration.debian install; fi
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal $(FAST)
-	@$(MAKE) --no-print-directory matrix EACH=10
+	@$(MAKE) --no-print-directory matrix EACH=10  # each pair; `make matrix` is five times that and takes some ten minutes
 	@$(BIN)/python -m tests.mutants --sample 40 --jobs $(JOBS) --quiet
 	@$(PYTEST) -q $(SLOW)
 	@$(BIN)/python -m tests.not_run $(NOT_RUN)

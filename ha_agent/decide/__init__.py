@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ha_agent.decide import believe, comeback, evacuate, fence, guests, orders, reboots, verify
-from ha_agent.decide.turn import FAR, Decision, Told, Turn
+from ha_agent.decide.turn import FAR, LONG_AGO_S, Decision, Told, Turn
 from ha_agent.model import (
     STAGES_IN_FLIGHT,
     AnyEvent,
@@ -100,7 +100,7 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
             # S8: what was believed before the pause is believed again only when it is confirmed
             for incident in list(turn.incidents.values()):
                 if incident.phase is Phase.OPEN and incident.committed_at is None:
-                    turn.put(incident, verdict_at=now.at - 1e6)
+                    turn.put(incident, verdict_at=now.at - LONG_AGO_S)
             turn.log(f"this process did not run for {event.gap_s:.1f} s: looking again before acting")
     for key, incident in list(turn.incidents.items()):
         if key in touched or state.incidents.get(key) is not incident:
@@ -208,7 +208,7 @@ def _resumed(turn: Turn, event: Resumed) -> set[str]:
             continue
         touched.add(incident.id)
         if incident.committed_at is None:
-            incident = turn.put(incident, verdict_at=turn.now.at - 1e6)
+            incident = turn.put(incident, verdict_at=turn.now.at - LONG_AGO_S)
         for command in incident.pending:
             current = turn.incidents[incident.id]
             current = turn.put(current, pending=tuple(c for c in current.pending if c.id != command.id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ha_agent.decide import comeback, fence
-from ha_agent.decide.turn import Turn
+from ha_agent.decide.turn import LONG_AGO_S, Turn
 from ha_agent.model import (
     Beat,
     Health,
@@ -27,8 +27,6 @@ from ha_agent.plans import (
     UNFORCE_AND_RESTART,
     plan_for,
 )
-
-LONG_AGO_S = 1e6  # older than any age that counts
 
 
 def on_verdict(turn: Turn, event: VerdictGiven) -> None:

@@ -33,6 +33,7 @@ from ha_agent.plans import GATE
 from ha_agent.policy import HostPolicy, Policy
 
 FAR = math.inf  # "never", as a time
+LONG_AGO_S = 1e6  # a confirmation of this age confirms nothing: older than any age that counts
 
 
 class Told(Value, frozen=True, kw_only=True):

@@ -24,7 +24,6 @@ from ha_agent.sim.weather import Trouble
 from ha_agent.store.memory import Moment
 
 Act = Callable[[Simulation, Sequence[str]], object]
-FAST_BOOT_S = 2.0  # a reboot that nobody's suspicion is quick enough for
 LOOK_EVERY_S = 0.1
 LOOK_FOR_S = 60.0
 REPORT_AGAIN_S = 5.0
@@ -511,6 +510,3 @@ def parsed(line: str) -> tuple[Action, list[str], float | None]:
 def usages() -> Mapping[str, str]:
     """What each action wants."""
     return {name: action.usage for name, action in ACTIONS.items()}
-
-
-__all__ = ["ACTIONS", "NOVA", "changed_policy", "parsed", "perform", "usages", "without"]

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TextIO
 
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import UsageError
@@ -31,8 +31,8 @@ from ha_agent.sim.stage import STORIES, Mark, Stage
 STEPS = ("suspect", *(str(s) for s in Step))
 FAULTS = tuple(f for f in TABLE if not f.mixed)
 PAIRS = tuple((step, f.name) for step in STEPS for f in FAULTS)
-STAGES_PER_50 = 6000
-LAG = 4
+STAGES_PER_50 = 6000  # at most so many are looked at for 50 strikes of each pair; those of stories without a pair that is left are not played
+LAG = 4  # stages that are under way at a time
 
 Seen = tuple[float, str, object]
 
@@ -350,11 +350,3 @@ def replay(
     ended(play.stage.sim)
     print(f"log sha256 {play.digest.hexdigest()}", file=stdout)
     return 1 if play.stage.sim.violations else 0
-
-
-def data(tally: Tally) -> dict[str, Any]:
-    """The counts, by step and fault."""
-    return {step: {f.name: tally.counted[step, f.name] for f in FAULTS} for step in STEPS}
-
-
-__all__ = ["STEPS", "Play", "Strike", "Tally", "replay", "run", "strikes"]

@@ -108,7 +108,6 @@ class Stage:
         self.struck_at: float | None = None
         self._log = log
         self._then = dict(self.story.then)
-        self._begun = False
         self._look_at = 0.0
         self._mended = False
 
@@ -171,7 +170,6 @@ class Stage:
         self.sim.run_to(BEGINS_S + self.chance.uniform(0.0, 1.0))
         for line in self.story.begin:
             perform(self.sim, line)
-        self._begun = True
         self._look_at = math.floor(self.sim.world.now) + 1.0
 
     def over(self) -> bool:

@@ -180,6 +180,7 @@ async def test_a_look_ends_after_half_a_minute(monkeypatch: pytest.MonkeyPatch) 
     cloud = StuckCloud()
     bench = TunedBench(cloud)
     loop = asyncio.get_running_loop()
+    # the time-out is asyncio's own and runs by the loop's clock: it is set forward, so that nobody waits half a minute
     real, ahead = loop.time, 0.0
     monkeypatch.setattr(loop, "time", lambda: real() + ahead)
     look = asyncio.ensure_future(bench.executor.look(lambda: cloud.start("s1")))

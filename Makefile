@@ -8,7 +8,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary --retries 5
-JOBS ?= 2
+JOBS ?= $(shell nproc)
 # Each pytest run appends what it left out, and why; `make` prints it last.
 NOT_RUN := build/not-run
 PYTEST := HA_AGENT_NOT_RUN=$(CURDIR)/$(NOT_RUN) $(BIN)/python -m pytest
@@ -72,7 +72,7 @@ test: setup-dev
 	@$(MAKE) --no-print-directory types
 	@if [ "$$(id -u)" = 0 ] && [ -z "$${HA_AGENT_NO_ROOT:-}" ]; then $(BIN)/python -m tests.integration.debian install; fi
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal $(FAST)
-	@$(MAKE) --no-print-directory matrix EACH=10  # each pair; `make matrix` is five times that and takes some ten minutes
+	@$(MAKE) --no-print-directory matrix
 	@$(BIN)/python -m tests.mutants --sample 40 --jobs $(JOBS) --quiet
 	@$(PYTEST) -q $(SLOW)
 	@$(BIN)/python -m tests.not_run $(NOT_RUN)

@@ -348,7 +348,8 @@ class Entry(Value, frozen=True, kw_only=True):
 
 class Incident(Value, frozen=True, kw_only=True):
     """One failure, from detection to closure. `boot_id`: of the host's last life. `committed_at`: when the first evacuate intent
-    (notify mode: force_down) was journalled; before it a heartbeat cancels, after it S1 outranks S5 (S2b). `report`: of the guest event."""
+    (notify mode: force_down) was journalled; before it a heartbeat cancels, after it S1 outranks S5 (S2b). `restarting`: the guests died with the host's last
+    boot and are started before the incident ends, whatever comes between. `report`: of the guest event."""
 
     id: str
     kind: Kind
@@ -388,6 +389,7 @@ class Incident(Value, frozen=True, kw_only=True):
     ordered_by: str = ""
     cleared_boot_id: str = ""
     new_boot_id: str = ""
+    restarting: bool = False
     gate_ok: bool = False
     clean: bool = False
     nova_compute: Health = Health.UNKNOWN

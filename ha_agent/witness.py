@@ -203,13 +203,19 @@ def silent(view: View, ctx: Context) -> View:
     return msgspec.structs.replace(view, verdict=verdict, reason=reason, suspect_at=ctx.now_s)
 
 
+def ripe(view: View, now_s: float, detection: Detection) -> Round | None:
+    """The complete round from which the host may be judged; None while it is too early to say."""
+    if view.suspect_at is None or now_s < view.window_at + detection.down_after_s:
+        return None
+    current = view.round if view.round and view.round.complete(now_s, detection) else view.judged
+    return current if current is not None and current.complete(now_s, detection) else None
+
+
 def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
     """The verdict after the full suspicion time, from a complete round; None while it is too early to say."""
     detection = ctx.detection
-    if view.suspect_at is None or ctx.now_s < view.window_at + detection.down_after_s:
-        return None
-    current = view.round if view.round and view.round.complete(ctx.now_s, detection) else view.judged
-    if current is None or not current.complete(ctx.now_s, detection):
+    current = ripe(view, ctx.now_s, detection)
+    if current is None:
         return None
     silence = f"no heartbeat for {ctx.now_s - view.window_at:.1f} s"
     signed = sorted(w for w, a in current.answers.items() if a is Answer.SIGNED)

@@ -103,7 +103,7 @@ def simulate(
             raise UsageError(f"--strike wants STEP/FAULT, not {strike!r}", "for example: --strike 'fence/Nova 503'")
         if first_seed is None:
             raise UsageError("--strike wants the seed of its story", "add --first-seed")
-        from ha_agent.sim.matrix import replay
+        from ha_agent.sim.strikes import replay
 
         raise typer.Exit(replay(first_seed, step, fault, ended=_explain if explain else _nothing))
     if explain:

@@ -170,8 +170,7 @@ class Controller:
             self._publishing = None
 
     def _wait_s(self) -> float:
-        next_at = self.engine.next_at()
-        wait = TICK_S / 2 if next_at is None else next_at - self.clock.now()
+        wait = self.engine.next_at() - self.clock.now()
         return min(max(wait, 0.0), TICK_S / 2)
 
     async def _shut(self) -> None:

@@ -35,7 +35,7 @@ from ha_agent.model import (
     Tick,
 )
 from ha_agent.notify.objects import build
-from ha_agent.notify.outbox import OutboxWriter
+from ha_agent.notify.writer import OutboxWriter
 from ha_agent.policy import Policy
 from ha_agent.ports import (
     AnyObservation,
@@ -139,19 +139,17 @@ class Engine:
         """How many hosts may speak of this one now."""
         return self.lookout.witnesses(host)
 
-    def next_at(self) -> float | None:
+    def next_at(self) -> float:
         """Boottime seconds at which `tick` has something to do; at most TICK_S ahead."""
-        now = self.clock.now()
-        times = [(self._last_tick if self._last_tick is not None else now) + TICK_S]
-        times += self.lookout.next_times()
+        last = self._last_tick if self._last_tick is not None else self.clock.now()
+        at = min(last + TICK_S, self._lease_at, self.lookout.next_at())
         if self.leading:
             wake = self._wake_at
             if wake is not None:
-                times.append(max(wake, self._retry_at) if self.store_error else wake)
+                at = min(at, max(wake, self._retry_at) if self.store_error else wake)
             if self._unwritten:
-                times.append(self._retry_at)
-        times.append(self._lease_at)
-        return min(times)
+                at = min(at, self._retry_at)
+        return at
 
     def tick(self) -> None:
         """Do what is due. Idempotent."""

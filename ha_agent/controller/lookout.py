@@ -10,6 +10,7 @@ import msgspec
 
 from ha_agent import witness
 from ha_agent.controller.effects import AnyEffect, AskWitness, ReadBmc, ReadNova
+from ha_agent.controller.silence import Silence
 from ha_agent.model import (
     Answer,
     AnyEvent,
@@ -73,9 +74,13 @@ class Lookout:
         self._open_hosts = open_hosts
         self._tell = tell
         self._want = want
-        self._looks: list[tuple[float, str]] = []
+        self._silence = Silence()  # of hosts that are not suspected
+        self._looks: list[tuple[float, str]] = []  # at those that are
         self._look_at: dict[str, float] = {}
         self._probes: list[tuple[float, str]] = []
+        self._probe_at: dict[
+            str, float
+        ] = {}  # of hosts that are heard: nobody is asked to reach another one in quiet times
         self._given: dict[str, tuple[Verdict, str]] = {}
         self._silent: set[str] = set()
         self._ring: list[str] = []
@@ -104,18 +109,26 @@ class Lookout:
                 record = self._state().hosts.get(host)
                 seen = record is not None and bool(record.first_seen_wall)
                 self.views[host] = witness.fresh(host, now, seen=seen, boot_id=record.boot_id if record else "")
-                self._schedule(host)
-                heapq.heappush(self._probes, (now + self.random.uniform(0.5, 2.0), host))
+                self._probe_after(host, self.random.uniform(0.5, 2.0))
         for host in [h for h in self.views if h not in policy.hosts]:
             del self.views[host]
+            self._silence.over(host)
+            self._look_at.pop(host, None)
             self._rows.pop(host, None)
+            self._probe_at.pop(host, None)
             self._silent.discard(host)
+        for view in sorted(self.views.values(), key=lambda v: v.window_at):
+            if view.suspect_at is None:
+                self._wait_for(view.host)
         self._ring = sorted(policy.hosts)
         self._index = {h: i for i, h in enumerate(self._ring)}
 
-    def next_times(self) -> list[float]:
+    def next_at(self) -> float:
         """Boottime seconds at which `tick` has something to do."""
-        return [queue[0][0] for queue in (self._looks, self._probes) if queue]
+        at = self._silence.next_at()
+        if self._looks:
+            at = min(at, self._looks[0][0])
+        return min(at, self._probes[0][0]) if self._probes else at
 
     def tick(self, now: float) -> None:
         """Look at who has been silent for too long, and let hosts reach each other."""
@@ -160,13 +173,13 @@ class Lookout:
     def heard(self, view: witness.View, beat: Heartbeat) -> None:
         """A heartbeat. `decide` is told only where the journal does not know what it says."""
         host = beat.host
-        first = view.heard_at is None
         if view.suspect_at is not None and view.boot_id == beat.boot_id:
             self.suspicions += 1
         self.views[host] = witness.heard(view, beat)
         self._silent.discard(host)
-        if first or view.suspect_at is not None:
-            self._schedule(host)
+        self._wait_for(host)
+        if host not in self._probe_at:
+            self._probe_after(host, self.random.uniform(0.8, 1.0))
         if not self._leading():
             return
         self._given.pop(host, None)
@@ -201,16 +214,17 @@ class Lookout:
                 )
             )
 
-    def _schedule(self, host: str) -> None:
-        """A look at the host when its silence would begin to mean something."""
-        at = witness.next_look(self.views[host], self._detection(host), self.clock.now())
-        self._look_at[host] = at
-        heapq.heappush(self._looks, (at, host))
+    def _wait_for(self, host: str) -> None:
+        """A look at the host when its silence begins to mean something."""
+        self._look_at.pop(host, None)
+        self._silence.began(host, self.views[host].window_at, self._detection(host).suspect_after_s)
 
     def _look_due(self, now: float) -> None:
+        for host in self._silence.due(now):
+            self._look(host, now)
         while self._looks and self._looks[0][0] <= now:
             at, host = heapq.heappop(self._looks)
-            if host in self.views and self._look_at.get(host) == at:
+            if self._look_at.get(host) == at:
                 self._look(host, now)
 
     def _look(self, host: str, now: float) -> None:
@@ -225,15 +239,16 @@ class Lookout:
             self._want(ReadBmc(host=host))
             self._give(view, view.verdict, view.reason, None)
         if view.suspect_at is not None:
-            ctx = witness.Context(
-                now_s=now, detection=detection, doubt=self._doubt(view), nova_hears=self._nova_hears(host, now)
-            )
-            verdict = witness.judge(view, ctx)
-            if verdict is not None:
-                rounds = [r for r in (view.round, view.judged) if r is not None and r.complete(now, detection)]
+            asked_last = witness.ripe(view, now, detection)
+            if asked_last is not None:
+                ctx = witness.Context(
+                    now_s=now, detection=detection, doubt=self._doubt(view), nova_hears=self._nova_hears(host, now)
+                )
+                verdict = witness.judge(view, ctx)
+                assert verdict is not None, "it is ripe"
                 view = msgspec.structs.replace(view, verdict=verdict[0], reason=verdict[1])
                 self.views[host] = view
-                self._give(view, verdict[0], verdict[1], rounds[0] if rounds else None)
+                self._give(view, verdict[0], verdict[1], asked_last)
             if witness.wants_round(view, ctx):
                 eligible, mute = self._eligible(view, now), witness.could_not_say(view)
                 asked = tuple(w for w in eligible if w not in mute)
@@ -250,6 +265,10 @@ class Lookout:
                     for other in self._volunteers(host, ROWS_BESIDE):
                         self._want(ReadNova(host=other))
         self.views[host] = view
+        if view.suspect_at is None:
+            self._wait_for(host)
+            return
+        self._silence.over(host)
         at = witness.next_look(view, detection, now)
         self._look_at[host] = max(at, now + 0.05)
         heapq.heappush(self._looks, (self._look_at[host], host))
@@ -328,26 +347,27 @@ class Lookout:
     def _probe_due(self, now: float) -> None:
         """Hosts reach each other in quiet times too: only who reached a host before may deny it later."""
         while self._probes and self._probes[0][0] <= now:
-            _, host = heapq.heappop(self._probes)
-            view = self.views.get(host)
-            if view is None:
+            at, host = heapq.heappop(self._probes)
+            if self._probe_at.get(host) != at:
+                continue
+            view = self.views[host]
+            if view.suspect_at is not None or view.heard_at is None:
+                del self._probe_at[host]  # from when it is heard on
                 continue
             detection = self._detection(host)
+            self._note_witnesses(host, now - detection.witness_fresh_s)
+            for w in self._volunteers(host, detection.probes):
+                self._want(
+                    AskWitness(witness=w, target=host, nonce=self.random.nonce(), deadline_s=detection.probe_timeout_s)
+                )
             pause = detection.witness_fresh_s / 3
-            if view.suspect_at is None and view.heard_at is not None:
-                self._note_witnesses(host, now - detection.witness_fresh_s)
-                asked = self._volunteers(host, detection.probes)
-                for w in asked:
-                    self._want(
-                        AskWitness(
-                            witness=w, target=host, nonce=self.random.nonce(), deadline_s=detection.probe_timeout_s
-                        )
-                    )
-                enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._ring) - 1))
-                pause = pause if enough else min(pause, 2.0)
-            else:
-                pause = min(pause, 1.0)
-            heapq.heappush(self._probes, (now + pause * self.random.uniform(0.8, 1.0), host))
+            enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._ring) - 1))
+            self._probe_after(host, (pause if enough else min(pause, 2.0)) * self.random.uniform(0.8, 1.0))
+
+    def _probe_after(self, host: str, pause_s: float) -> None:
+        at = self.clock.now() + pause_s
+        self._probe_at[host] = at
+        heapq.heappush(self._probes, (at, host))
 
     def _note_first_witnesses(self, host: str) -> None:
         """The first few are kept at once: a crash right after them must not leave a host of which nobody may speak."""
@@ -385,5 +405,5 @@ class Lookout:
                     view, window_at=now, suspect_at=None, round=None, judged=None, direct_tcp_at=None
                 )
                 self._silent.discard(host)
-            self._schedule(host)
+            self._wait_for(host)
         self._given.clear()

@@ -215,7 +215,7 @@ def heard(turn: Turn, incident: Incident, boot_id: str, *, rebooted: bool = Fals
     if incident.mode is Mode.AUTO and incident.plan in (TELL, (Step.UNFENCE, *TELL)):
         # it was only alarmed about: its guests died with its last boot, or were being started when it fell silent
         same_life = not (new or rebooted)
-        if not same_life or _unfinished(incident):
+        if not same_life or comeback.restart_left(incident):
             incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at)
             plan = UNFORCE_AND_RESTART if incident.forced else RESTART
             reason = "it is heard again, its servers were being started" if same_life else "it is back with a new boot"
@@ -254,11 +254,6 @@ def _lied(turn: Turn, incident: Incident) -> Incident:
     return fence.revoke(turn, incident, "it sends heartbeats of the boot that was proven off")
 
 
-def _unfinished(incident: Incident) -> bool:
-    """Whether servers are remembered that were being started."""
-    return any(s.stage is not ServerStage.VERIFIED for s in incident.servers)
-
-
 def _returning(turn: Turn, incident: Incident, boot_id: str) -> None:
     """A new life of the host. Another boot than the one we knew needs its own word for the gate."""
     if incident.new_boot_id != boot_id:
@@ -283,7 +278,7 @@ def _cancelled_by_heartbeat(turn: Turn, incident: Incident, boot_id: str, *, new
         return  # the next heartbeat finds the attempt dead
     reason = "heard again before anything was moved"
     if not new:
-        if _unfinished(incident) and incident.mode is Mode.AUTO:
+        if comeback.restart_left(incident) and incident.mode is Mode.AUTO:
             # its servers were being started after a reboot when it fell silent: that is not over
             incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at)
             again = UNFORCE_AND_RESTART if incident.forced else RESTART

@@ -366,6 +366,13 @@ def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incide
     return incident
 
 
+def restart_left(incident: Incident) -> bool:
+    """Whether servers are remembered that were being started, or were to be as soon as somebody can say which."""
+    if incident.restarting and not incident.servers:
+        return True
+    return any(s.stage is not ServerStage.VERIFIED for s in incident.servers)
+
+
 def restart_again(turn: Turn, incident: Incident) -> Incident:
     """The host rebooted once more: whatever was started on it died with that boot."""
     begun = (ServerStage.STARTING, ServerStage.VERIFIED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ha_agent.decide import fence
+from ha_agent.decide import comeback, fence
 from ha_agent.decide.turn import Turn, evidence_data
 from ha_agent.errors import UsageError
 from ha_agent.model import (
@@ -14,7 +14,6 @@ from ha_agent.model import (
     Operator,
     Order,
     Phase,
-    ServerStage,
     Step,
     Verdict,
 )
@@ -163,7 +162,7 @@ def _release(turn: Turn, event: Operator) -> None:
     if incident.ordered_by and incident.committed_at is None and incident.evidence is None and not incident.forced:
         incident = fence.cancel(turn, turn.put(incident, actor=event.actor))
         text = f"the ordered fence is withdrawn by {event.actor}"
-        if incident.mode is Mode.AUTO and any(s.stage is not ServerStage.VERIFIED for s in incident.servers):
+        if incident.mode is Mode.AUTO and comeback.restart_left(incident):
             # its servers were being started after a reboot: that is not over
             incident = turn.put(incident, new_boot_id=incident.boot_id)
             turn.replan(incident, RESTART, Verdict.REBOOTED, text, same_life=True)

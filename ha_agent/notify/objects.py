@@ -56,7 +56,7 @@ def _wrap(where: str, kind: Object, data: Any) -> dict[str, Any]:
     missing = [f.name for f in kind.fields if f.required and f.name not in given]
     if missing:
         raise TypeError(f"{where}: {kind.name} needs {', '.join(missing)}")
-    values = {f.name: _field(f"{where}.{f.name}", f, given.get(f.name, f.default), _wrap) for f in kind.fields}
+    values = {f.name: _field(where, f, given.get(f.name, f.default), _wrap) for f in kind.fields}
     return {
         "ha_agent_object.name": kind.name,
         "ha_agent_object.version": kind.version,
@@ -77,33 +77,40 @@ def _unwrap(where: str, kind: Object, payload: Any) -> dict[str, Any]:
     missing = [f.name for f in kind.fields if f.required and f.name not in data]
     if missing:
         raise TypeError(f"{where}: {kind.name} needs {', '.join(missing)}")
-    return {f.name: _field(f"{where}.{f.name}", f, data.get(f.name, f.default), _unwrap) for f in kind.fields}
+    return {f.name: _field(where, f, data.get(f.name, f.default), _unwrap) for f in kind.fields}
 
 
 def _field(where: str, field: Field, value: Any, nested: Callable[[str, Object, Any], dict[str, Any]]) -> Any:
     """One field's value, checked. `nested` is applied to the objects inside."""
+    if type(value) is field.type and not field.many and field.type is not str:
+        return value
     if value is None:
         if field.nullable:
             return None
-        raise TypeError(f"{where}: null is not allowed")
+        raise TypeError(f"{where}.{field.name}: null is not allowed")
+    if isinstance(field.type, str):
+        return _nested(f"{where}.{field.name}", field, value, nested)
     if not field.many:
-        return _value(where, field.type, value, nested)
+        return _value(where, field, field.type, value)
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{where}.{field.name}: expected a list, got {type(value).__name__}")
+    return [_value(where, field, field.type, v) for v in value[:MAX_ITEMS]]
+
+
+def _nested(where: str, field: Field, value: Any, nested: Callable[[str, Object, Any], dict[str, Any]]) -> Any:
+    """The object or objects inside a field."""
+    kind = OBJECTS[str(field.type)]
+    if not field.many:
+        return nested(where, kind, value)
     if not isinstance(value, list | tuple):
         raise TypeError(f"{where}: expected a list, got {type(value).__name__}")
     # The servers are cut by _bounded, which says how many are left out.
     kept = value if field.type == "ServerPayload" else value[:MAX_ITEMS]
-    return [_value(f"{where}[{i}]", field.type, v, nested) for i, v in enumerate(kept)]
+    return [nested(f"{where}[{i}]", kind, v) for i, v in enumerate(kept)]
 
 
-def _value(where: str, kind: Any, value: Any, nested: Callable[[str, Object, Any], dict[str, Any]]) -> Any:
+def _value(where: str, field: Field, kind: type, value: Any) -> Any:
     """A value of one type, as plain JSON."""
-    if isinstance(kind, str):
-        return nested(where, OBJECTS[kind], value)
-    if issubclass(kind, StrEnum):
-        try:
-            return str(kind(value).value)
-        except ValueError as error:
-            raise TypeError(f"{where}: {value!r} is none of {', '.join(kind)}") from error
     if kind is str and isinstance(value, str):
         return str(value) if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"
     if kind is bool and isinstance(value, bool):
@@ -112,7 +119,12 @@ def _value(where: str, kind: Any, value: Any, nested: Callable[[str, Object, Any
         return value
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    raise TypeError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+    if issubclass(kind, StrEnum):
+        try:
+            return str(kind(value).value)
+        except ValueError as error:
+            raise TypeError(f"{where}.{field.name}: {value!r} is none of {', '.join(kind)}") from error
+    raise TypeError(f"{where}.{field.name}: expected {kind.__name__}, got {type(value).__name__}")
 
 
 def _mapping(where: str, value: Any) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """Notifications wait in the store until the bus has them: none is lost to a broker that is down, and recovery never waits for one.
 
-The journal writes a notification in the same transaction as the change that it reports (`OutboxWriter.put_for`). The `Outbox`
-publishes the oldest first, with the broker's confirmation, and deletes what was confirmed. A crash in between repeats a
-notification with the same ids: at least once, in order.
+The journal writes a notification in the same transaction as the change that it reports (see `writer`). The `Outbox` publishes
+the oldest first, with the broker's confirmation, and deletes what was confirmed. A crash in between repeats a notification with
+the same ids: at least once, in order.
 """
 
 from __future__ import annotations
@@ -17,30 +17,15 @@ import msgspec
 
 from ha_agent.errors import HaAgentError
 from ha_agent.model import Notification
-from ha_agent.ports import Bus, Delete, Document, Put, Random, Store
+from ha_agent.notify.writer import KIND
+from ha_agent.ports import Bus, Delete, Document, Random, Store
 
-KIND = "outbox"
 BATCH = 20
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class OutboxWriter:
-    """Makes the documents of one leadership. Their keys sort by epoch and then by order of making; the notification's id keeps
-    them apart whatever happens."""
-
-    def __init__(self, epoch: int) -> None:
-        self._epoch = epoch
-        self._number = 0
-
-    def put_for(self, notification: Notification) -> Put:
-        """The write that adds the notification. To be committed together with what it reports."""
-        self._number += 1
-        key = f"{self._epoch:010d}.{self._number:010d}.{notification.id}"
-        return Put(kind=KIND, key=key, body=msgspec.json.encode(notification))
 
 
 class Outbox:

@@ -82,7 +82,13 @@ def _nova(trouble: str, low: float = 3, high: float = 40) -> Draw:
 
 
 def _loss(share: float) -> Draw:
-    return _one(lambda s: f"loss {share:g} {s.chance.choice(('*', s.subject, s.controller()))} for {s.secs(20, 60)}")
+    def draw(s: Scene) -> list[str]:
+        where = s.chance.choice(("*", s.subject, s.controller()))
+        return [
+            f"loss {share:g} {'*' if share < 0.02 else where} for {s.secs(20, 60)}"
+        ]  # where it is little, everywhere
+
+    return draw
 
 
 def _device_any(s: Scene) -> list[str]:
@@ -130,6 +136,13 @@ def _maintenance(s: Scene) -> list[str]:
 def _confirm_wrong(s: Scene) -> list[str]:
     """A person confirms another host than the one that is down."""
     return [f"hasty confirm_fenced {s.other()} I hold its plug"]
+
+
+def _host_to_nova(s: Scene) -> list[str]:
+    """Of a host that may have work to do: while servers leave the subject mostly another one, later mostly itself."""
+    leaving = any(server.host == s.subject for server in s.sim.world.nova.servers.values())
+    where = s.other() if leaving == (s.chance.random() < 0.8) else s.subject
+    return [f"cut {where} {NOVA} for {s.secs(40, 150)}"]
 
 
 def _reload(s: Scene) -> list[str]:
@@ -182,9 +195,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("host to host", 2, _one(lambda s: f"cut {s.subject} {s.other()} for {s.secs(20, 120)}")),
     Fault("hosts to hosts", 1, _one(lambda s: f"split for {s.secs(20, 120)}")),
     Fault("controllers to BMCs", 2, _one(lambda s: f"no_bmcs for {s.secs(5, 60)}")),
-    Fault(
-        "host to Nova", 2, _one(lambda s: f"cut {s.chance.choice((s.subject, s.other()))} {NOVA} for {s.secs(40, 150)}")
-    ),
+    Fault("host to Nova", 2, _host_to_nova),
     # fencing devices
     Fault("BMC misbehaves", 4, _device_any, mixed=True),
     Fault("BMC slow", 1, _device(DeviceFault.SLOW)),

@@ -52,7 +52,7 @@ class Judge:
         self._gate_open: set[str] = set()
         self._fences: dict[str, tuple[float, str]] = {}  # incident -> when and which host: the first off of each
         self._lost: dict[str, float] = {}  # server -> when the answer to its evacuation was found lost
-        self._lease: tuple[int, int] = (0, 0)
+        self._lease: Lease | None = None
         self._lease_at = 0.0
         self._deaths: dict[str, float] = {}  # host -> when it was last heard
         self._spoke: dict[str, float] = {}
@@ -84,7 +84,11 @@ class Judge:
 
     def step(self) -> None:
         """S1, and what time alone shows."""
+        if self.store.read_lease() is not self._lease:
+            self._look_at_lease()
         nova = self.world.nova
+        if len(nova.double_history) == self._doubles and len(nova.ruined) == self._ruined:
+            return
         while self._doubles < len(nova.double_history):
             _, server, hosts = nova.double_history[self._doubles]
             self._doubles += 1
@@ -94,17 +98,16 @@ class Judge:
             server = nova.ruined[self._ruined]
             self._ruined += 1
             self.broken("S1", f"{nova.servers[server].name} was evacuated a second time during the first")
-        self._look_at_lease()
 
     def _look_at_lease(self) -> Lease | None:
         """The lease as it is now; and when it was last taken or renewed."""
         lease = self.store.read_lease()
-        if lease is not None and (lease.epoch, lease.changes) != self._lease:
-            self._lease, self._lease_at = (lease.epoch, lease.changes), self.world.now
+        if lease is not self._lease:
+            self._lease, self._lease_at = lease, self.world.now
         return lease
 
     def pulse(self, name: str, controllers: Sequence[Process]) -> None:
-        """Once per heartbeat interval: who can hear the host, and since when."""
+        """Once per heartbeat interval: who cannot hear the host any more, and since when every other host reaches it."""
         world, now = self.world, self.world.now
         host = world.hosts[name]
         if host.speaks:
@@ -112,15 +115,25 @@ class Judge:
             self._spoke[name] = now
         for c in controllers:
             key = (c.name, name)
-            if c.engine is not None and not c.paused and host.speaks and world.reach(c.name, name):
-                self._heard_since.setdefault(key, now)
-            else:
+            if c.engine is None or c.paused or not host.speaks or not world.reach(c.name, name):
                 self._heard_since.pop(key, None)
-        others = [h for h in world.hosts.values() if h.name != name and h.speaks] if host.speaks else []
-        if others and (world.network.whole or all(world.reach(o.name, name) for o in others)):
+        if host.speaks and not world.network.poor and self._all_reach(name):
             self._reached_since.setdefault(name, now)
         else:
             self._reached_since.pop(name, None)
+
+    def heard(self, who: Owner, host: str) -> None:
+        """A heartbeat reached a controller."""
+        self._heard_since.setdefault((who.name, host), self.world.now)
+
+    def _all_reach(self, name: str) -> bool:
+        """Whether another host speaks, and all that do reach this one."""
+        world = self.world
+        others = (h.name for h in world.hosts.values() if h.name != name and h.speaks)
+        if world.network.whole:
+            return next(others, None) is not None
+        words = [world.reach(o, name) for o in others]
+        return bool(words) and all(words)
 
     # --- what is sent ---
 

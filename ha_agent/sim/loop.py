@@ -12,7 +12,7 @@ import msgspec
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import HaAgentError, StoreError
 from ha_agent.model import CommandKind, Health, Notification, Operator
-from ha_agent.notify.outbox import KIND as OUTBOX
+from ha_agent.notify.writer import KIND as OUTBOX
 from ha_agent.policy import Policy
 from ha_agent.ports import (
     AnyObservation,
@@ -246,11 +246,10 @@ class Process:
             return
         for effect in engine.effects():
             self._hands.carry_out(effect)
-        at = engine.next_at()
-        if at is not None:
-            at += self.world.now - self.now()  # from the clock of its machine
-        if at is not None and (self._tick_at < self.world.now or at < self._tick_at):
-            self._tick_at = max(at, self.world.now + 0.001)
+        now = self.world.now
+        at = engine.next_at() + (now - self.now())  # from the clock of its machine
+        if at < self._tick_at or self._tick_at < now:
+            self._tick_at = max(at, now + 0.001)
             self.world.timeline.at(self._tick_at, lambda when=self._tick_at: self._due(when))  # type: ignore[misc]
 
     def _due(self, when: float) -> None:
@@ -325,6 +324,8 @@ class Process:
             if isinstance(current, Heartbeat) and current.boot_id != self.world.hosts[current.host].boot_id:
                 return
             self.saw(self.name, current)
+            if isinstance(current, Heartbeat):
+                self._judge.heard(self, current.host)
             engine.observe(current)
 
         self.call(read)

@@ -40,6 +40,11 @@ class Network:
         """Whether every path works."""
         return not self.cuts and not self.one_way
 
+    @property
+    def poor(self) -> bool:
+        """Whether frames are lost or delayed anywhere: a probe may be in vain."""
+        return bool(self.loss or self.delay)
+
     def extra_s(self, a: str, b: str, round_trips: int = 1, *, connect: bool = False) -> float:
         """Seconds that loss and delay add to so many round trips, the first of which may be the making of a connection."""
         if not self.loss and not self.delay:

@@ -197,6 +197,11 @@ class NovaState:
         """When something happens next, in the clock's seconds."""
         return self._due[0][0] if self._due else None
 
+    @property
+    def planned(self) -> int:
+        """How many things are to come."""
+        return len(self._due)
+
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
         self._seq += 1
         heapq.heappush(self._due, (self._now() + delay_s, self._seq, action))

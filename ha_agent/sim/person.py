@@ -15,26 +15,40 @@ LEFT = frozenset({ServerStage.NOT_MOVED, ServerStage.GIVEN_UP})
 
 
 class Person:
-    """See the module. `mended`: nothing is broken any more, so what is still wrong is for the person to end."""
+    """See the module. `looks_every_s`: how often it looks; `patience_s`: how long something may stand still before it acts. `mended`:
+    nothing is broken any more, so what is still wrong is for the person to end."""
 
-    def __init__(self, sim: Simulation, chance: random.Random) -> None:
+    def __init__(
+        self,
+        sim: Simulation,
+        chance: random.Random,
+        looks_every_s: float = LOOKS_EVERY_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.sim = sim
+        self._looks_every_s, self._patience_s = looks_every_s, patience_s
         self.incidents: dict[str, Incident] = {}  # all that were ever seen, by id
         self._chance = chance
         self._wanted = {s.id for s in sim.world.nova.servers.values() if s.vm_state == "active"}
         self._stands_since: dict[tuple[str, str], float] = {}
         self._looks_at = 0.0
+        self.waiting = False  # what happens now happens by itself
         self._plugs: set[str] = set()  # of hosts that the person keeps off
 
-    def pass_time(self, seconds: float, *, mended: bool = False) -> None:
-        """Time passes, and the person looks now and then."""
+    def pass_time(self, seconds: float, *, mended: bool = False) -> bool:
+        """Time passes, and the person looks now and then. Says whether the cloud came to where it halts."""
         sim = self.sim
         end = sim.world.now + seconds
         while sim.world.now < end:
-            sim.run_to(min(end, max(self._looks_at, sim.world.now + 0.001)))
+            self.waiting = True
+            halted = sim.run_halting(min(end, max(self._looks_at, sim.world.now + 0.001)))
+            self.waiting = False
+            if halted:
+                return True
             if sim.world.now >= self._looks_at:
-                self._looks_at = sim.world.now + LOOKS_EVERY_S
+                self._looks_at = sim.world.now + self._looks_every_s
                 self.look(mended=mended)
+        return False
 
     def look(self, *, mended: bool) -> None:
         """Once. A host is confirmed only with its plug in hand."""
@@ -49,7 +63,7 @@ class Person:
         for i in sim.open():
             busy[i.host] = i
             since = self._stands_since.setdefault((i.id, i.blocked or i.waiting), world.now)
-            if world.now - since >= PATIENCE_S:
+            if world.now - since >= self._patience_s:
                 self._resolve(i)
         for name, host in world.hosts.items():
             incident = busy.get(name)

@@ -37,6 +37,8 @@ class Simulation:
         self.store = MemoryStore()
         self.judge = Judge(self.world, self.store)
         self.lasting = 0  # faults that will end by themselves
+        self.steps = 0  # things that happened
+        self.halt_at = -1  # `run_halting` stops before this one
         self.saw: Callable[[str, object], None] = lambda who, what: None
         names = [policy.controller, *(f"controller-{n}" for n in range(2, controllers + 1))]
         self.processes = [
@@ -80,8 +82,19 @@ class Simulation:
     def run_to(self, end: float) -> None:
         """Let time pass until `end`, judged after every step."""
         while self.world.step(end):
+            self.steps += 1
             self.judge.step()
         self.world.timeline.now = max(self.world.now, end)
+
+    def run_halting(self, end: float) -> bool:
+        """The same, but it may stop before the step `halt_at`. Says whether it did."""
+        while self.steps != self.halt_at and self.world.step(end):
+            self.steps += 1
+            self.judge.step()
+        halted = self.steps == self.halt_at
+        if not halted:
+            self.world.timeline.now = max(self.world.now, end)
+        return halted
 
     def run_until(self, done: Callable[[], bool], limit_s: float, look_s: float = 1.0) -> bool:
         """Let time pass until `done`, at most `limit_s`. Says whether it was."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ha_agent.controller.engine import Engine
 from ha_agent.model import Mode
@@ -21,13 +21,16 @@ from ha_agent.sim.simulation import PROTECTED, Simulation
 from ha_agent.sim.timeline import stream
 
 SUBJECT = "h2"
-BEGINS_S = 22.0  # every host is known and was reached by then
-BOOT_S = 6.0
+BEGINS_S = 18.0  # every host is known and was reached by then, and is asked about again
+BOOT_S = 2.5
+COMPUTE_START_S = 1.0
 PACE = 0.4  # of faults: quiet time shows nothing
-QUIET_S = 2.0  # after the last thing is over
 LEAST_S = 3.0  # after a fault: what it broke has shown
-MENDED_S = 70.0  # after a fault: what it left behind is mended, as an operator would
+MENDED_S = 45.0  # after a fault: what it left behind is mended, as an operator would
 LIMIT_S = 1500.0
+LEASE_S = 12.0
+LOOKS_EVERY_S = 8.0  # of the person on call, who waits so long with what stands still:
+PATIENCE_S = 25.0
 STEP_OF = re.compile(rf": (?:{SUBJECT}|[0-9a-f-]{{36}}) (?:\[(\w+)\]|is (suspect))")  # a guest goes by its id
 
 
@@ -54,31 +57,33 @@ STORIES: tuple[Story, ...] = (
     Story("dies", (f"kill {SUBJECT}",)),
     Story("freezes", (f"freeze {SUBJECT}",)),
     Story(
-        "second level", (f"device {SUBJECT} ignore_off bmc for 30", f"freeze {SUBJECT}"), levels=(("bmc",), ("pdu",))
+        "second level", (f"device {SUBJECT} ignore_off bmc for 18", f"freeze {SUBJECT}"), levels=(("bmc",), ("pdu",))
     ),
-    Story("slow moves", ("slow_evacuations 8", f"kill {SUBJECT}"), recovery=_recovery(window_min=1, window_max=2)),
-    Story("no room", ("no_room for 50", f"kill {SUBJECT}"), recovery=_recovery(settle_after_s=40.0)),
+    Story("slow moves", ("slow_evacuations 4", f"kill {SUBJECT}"), recovery=_recovery(window_min=1, window_max=2)),
+    Story("no room", ("no_room for 22", f"kill {SUBJECT}"), recovery=_recovery(settle_after_s=15.0)),
     Story(
         "others move",
         (f"kill {SUBJECT}",),
-        {"await_return": (f"later 8 hasty release {SUBJECT} all moved",)},
+        {"await_return": (f"later 4 hasty release {SUBJECT} all moved",)},
         recovery=_recovery(mode=Mode.NOTIFY),
     ),
-    Story("told only", (f"kill {SUBJECT} for 25",), recovery=_recovery(mode=Mode.NOTIFY, fence=False)),
+    Story("told only", (f"kill {SUBJECT} for 18",), recovery=_recovery(mode=Mode.NOTIFY, fence=False)),
     Story("reboots", (f"reboot {SUBJECT} 5",)),
-    Story("back too early", (f"kill {SUBJECT}",), {"evacuate": ("nova down for 15", f"power_on {SUBJECT} 1")}),
+    Story("back too early", (f"kill {SUBJECT}",), {"evacuate": ("nova down for 10", f"power_on {SUBJECT} 1")}),
     Story("guest", ("guest_fault vm3 watchdog",), guest_mode="auto"),
 )
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A step was reached. `line`: with the how-manieth line of the log; `ends`: when it was left."""
+    """A step was reached. `line`: with the how-manieth line of the log; `ends`: when it was left; `during`: after so many things had
+    happened in the cloud, of the next one (-1: a person did something)."""
 
     step: str
     at: float
     line: int
     ends: float
+    during: int
 
 
 class Stage:
@@ -96,31 +101,36 @@ class Stage:
         self.seed = seed
         self.chance = stream(seed, "stage")
         self.story = story or STORIES[seed % len(STORIES)]
-        policy, number = self._policy(), self.chance.choice((1, 1, 1, 1, 2))
+        policy, number = self._policy(), self.chance.choice((1,) * 7 + (2,))
         self.sim = Simulation(seed, policy, controllers=controllers or number, make=make, log=self._line)
-        self.sim.world.boot_s = BOOT_S
+        self.sim.world.boot_s, self.sim.world.compute_start_s = BOOT_S, COMPUTE_START_S
         self.sim.world.microversion = self.chance.choice(((2, 94), (2, 95)))
         self._populate()
-        self.person = Person(self.sim, stream(seed, "person"))
+        self.person = Person(self.sim, stream(seed, "person"), LOOKS_EVERY_S, PATIENCE_S)
         self.marks: list[Mark] = []
         self.lines = 0
         self.on_line: Callable[[int], None] = lambda number: None
+        self.on_second: Callable[[], bool] = lambda: False  # True: the rest need not be played
+        self.cut_short = False
         self.struck_at: float | None = None
         self._log = log
         self._then = dict(self.story.then)
         self._look_at = 0.0
         self._mended = False
+        self._ended = False
 
     def _policy(self) -> Policy:
         story, chance = self.story, self.chance
         detection = Detection(
-            heartbeat_interval_s=chance.choice((1.0, 2.0, 2.0)),
-            down_after_s=chance.choice((8.0, 10.0)),
-            suspect_after_s=chance.choice((4.0, 5.0)),
+            heartbeat_interval_s=chance.choice((2.0, 2.5)),
+            probe_interval_s=chance.choice((3.0, 4.0)),
+            probes=chance.choice((2, 3)),
+            down_after_s=chance.choice((8.0, 9.0)),
+            suspect_after_s=5.0,
             witness_fresh_s=60.0,
         )
         fencing = Fencing(
-            levels=story.levels, attempt_s=chance.choice((8.0, 12.0)), evidence_max_age_s=chance.choice((12.0, 30.0))
+            levels=story.levels, attempt_s=chance.choice((5.0, 8.0)), evidence_max_age_s=chance.choice((12.0, 30.0))
         )
         hosts = {
             f"h{n}": HostPolicy(
@@ -128,12 +138,14 @@ class Stage:
             )
             for n in range(1, 5)
         }
-        return Policy(hosts=hosts, detection=detection, storm=Storm(max_share=0.5), guest_mode=story.guest_mode)
+        return Policy(
+            lease_s=LEASE_S, hosts=hosts, detection=detection, storm=Storm(max_share=0.5), guest_mode=story.guest_mode
+        )
 
     def _populate(self) -> None:
         number = 0
         for host in self.sim.policy.hosts:
-            for _ in range(self.chance.randint(2, 3) if host == SUBJECT else 1):
+            for _ in range(self.chance.choice((2, 2, 2, 3)) if host == SUBJECT else 1):
                 number += 1
                 self.sim.world.nova.add_server(host, f"vm{number}", tags=(PROTECTED,))
 
@@ -153,8 +165,9 @@ class Stage:
         if last is not None and last.step == step:
             return
         if last is not None:
-            self.marks[-1] = Mark(last.step, last.at, last.line, now)
-        self.marks.append(Mark(step, now, self.lines, now))
+            self.marks[-1] = replace(last, ends=now)
+        during = self.sim.steps if self.person.waiting else -1
+        self.marks.append(Mark(step, now, self.lines, now, during))
         for line in self._then.pop(step, ()):
             self.sim.world.timeline.after(0.0, lambda line=line: perform(self.sim, line))  # type: ignore[misc]
 
@@ -182,21 +195,23 @@ class Stage:
         return since > LEAST_S and not sim.lasting and sim.calm() and self.person.all_up()
 
     def play(self, until: float = LIMIT_S) -> None:
-        """Until it is over, or until a moment. After a fault has struck, what it left broken is mended in the end. Whether it is over is
+        """Until it is over, or until a moment, or where its cloud halts. After a fault has struck, what it left broken is mended in the end. Whether it is over is
         looked at on every whole second, so that nothing depends on where it was stopped before."""
         sim = self.sim
-        quiet = 0.0
-        while sim.world.now < until and quiet < QUIET_S:
-            self.person.pass_time(min(self._look_at, until) - sim.world.now, mended=self._mended)
-            if until < self._look_at:
+        while sim.world.now < until and not self._ended:
+            halted = self.person.pass_time(min(self._look_at, until) - sim.world.now, mended=self._mended)
+            if halted or until < self._look_at:
                 return
             self._look_at = max(self._look_at, math.floor(sim.world.now)) + 1.0
+            self.cut_short = self.on_second()
+            if self.cut_short:
+                return
             if self.struck_at is not None and not self._mended and sim.world.now - self.struck_at > MENDED_S:
                 faults.mend(sim)
                 self._mended = True
             if self.struck_at is None and sim.world.now > MENDED_S + BEGINS_S:
                 self._mended = True  # the story's own faults are over by then; its host waits for a person
-            quiet = quiet + 1.0 if self.over() else 0.0
+            self._ended = self.over()
 
     def strike(self, fault: faults.Fault) -> list[str]:
         """A fault strikes now: its lines."""
@@ -206,6 +221,8 @@ class Stage:
     def finish(self) -> None:
         """To the end, and what the judge and the person say of it."""
         self.play()
+        if self.cut_short:
+            return
         if not self.over():
             self.person.complain()
         self.person.servers_run()

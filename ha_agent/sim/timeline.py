@@ -21,7 +21,7 @@ class Timeline:
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Plan `action` for a moment; one that is past is now."""
         self._number += 1
-        heapq.heappush(self._queue, (max(when, self.now), self._number, action))
+        heapq.heappush(self._queue, (when if when > self.now else self.now, self._number, action))
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
         """Plan `action` for `delay_s` from now."""
@@ -30,6 +30,11 @@ class Timeline:
     def next_at(self) -> float | None:
         """When the next thing happens."""
         return self._queue[0][0] if self._queue else None
+
+    @property
+    def planned(self) -> int:
+        """How many things are to come."""
+        return len(self._queue)
 
     def step(self) -> None:
         """Let the next thing happen."""

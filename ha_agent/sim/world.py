@@ -83,6 +83,7 @@ class World:
         self.microversion = (2, 94)  # of our requests; from 2.95 on evacuated servers land stopped
         self.hosts: dict[str, Host] = {}
         self.boot_s = BOOT_S
+        self.compute_start_s = COMPUTE_START_S
         self.attempts: list[Attempt] = []
         self.changed_at = 0.0  # when something was last broken or mended
         self.lied: set[str] = set()  # hosts of which a device ever lied: a documented limit
@@ -96,6 +97,11 @@ class World:
     def now(self) -> float:
         """Virtual seconds."""
         return self.timeline.now
+
+    @property
+    def planned(self) -> int:
+        """How many things are to come, here or in Nova."""
+        return self.timeline.planned + self.nova.planned
 
     def step(self, end: float = float("inf")) -> bool:
         """Whatever comes next, here or in Nova. False: nothing comes until `end`."""
@@ -273,13 +279,14 @@ class World:
             self.log(f"{name}: its gate opens")
 
             def start() -> None:
-                if host.life == life and host.answers_tcp and not host.hung:
+                reaches_nova = not self.nova.hosts[name].isolated  # without it, it does not come as far
+                if host.life == life and host.answers_tcp and not host.hung and reaches_nova:
                     self.log(f"{name}: its nova-compute starts")
                     self.nova.compute_start(name)
                 elif host.life == life and host.powered:
-                    self.timeline.after(COMPUTE_START_S, start)  # it stands still, and goes on later
+                    self.timeline.after(self.compute_start_s, start)  # it stands still, and goes on later
 
-            self.timeline.after(COMPUTE_START_S, start)
+            self.timeline.after(self.compute_start_s, start)
         return True
 
     def waits_at_gate(self, name: str) -> bool:
@@ -314,7 +321,7 @@ class World:
         """Break one fencing device, or mend it."""
         row = next(iter(self.hosts[name].devices.values())) if device is None else self.hosts[name].devices[device]
         self.changed(f"{name}: its device {row.name} is {fault if fault is not DeviceFault.NONE else 'well'}")
-        row.fault = fault
+        row.fault, row.looks = fault, 0
         if fault is DeviceFault.LYING:
             self.lied.add(name)
 

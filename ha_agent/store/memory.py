@@ -65,8 +65,9 @@ class MemoryStore:
                 if isinstance(write, Delete):
                     changed[name] = None
                     continue
-                current = changed[name] if name in changed else self.get(*name)
-                rules.check_expected(write, current.revision if current else 0)
+                if write.expect is not None:
+                    current = changed[name] if name in changed else self.get(*name)
+                    rules.check_expected(write, current.revision if current else 0)
                 changed[name] = Document(kind=write.kind, key=write.key, body=bytes(write.body), revision=revision)
             number = self._commits + 1
             self._call(Moment.BEFORE, number, writes)
@@ -80,8 +81,7 @@ class MemoryStore:
 
     def read_lease(self) -> Lease | None:
         """The lease as it is stored."""
-        with self._lock:
-            return self._lease
+        return self._lease
 
     def take_lease(self, owner: str, lease_s: float, seen: Lease | None) -> Lease:
         """A new epoch for `owner`. Raises Conflict."""
@@ -116,6 +116,11 @@ class MemoryStore:
     def fail_next(self, error: Exception, times: int = 1) -> None:
         """The next `times` writes (commits and changes of the lease) raise `error` and change nothing."""
         self._failures.extend([error] * times)
+
+    @property
+    def failing(self) -> int:
+        """How many writes are still to fail."""
+        return len(self._failures)
 
     def mend(self) -> None:
         """Writes succeed again."""

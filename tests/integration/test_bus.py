@@ -22,7 +22,8 @@ from ha_agent.errors import DriverError, HaAgentError, Unanswered
 from ha_agent.model import Notification
 from ha_agent.notify.bus import KombuBus
 from ha_agent.notify.objects import build, check
-from ha_agent.notify.outbox import Outbox, OutboxWriter
+from ha_agent.notify.outbox import Outbox
+from ha_agent.notify.writer import OutboxWriter
 from ha_agent.store.sqlite import SqliteStore
 from tests.fixtures.notifications.samples import BASE, SAMPLES
 from tests.integration.debian import need

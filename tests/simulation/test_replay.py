@@ -15,7 +15,7 @@ import yaml
 
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import UsageError
-from ha_agent.sim import matrix
+from ha_agent.sim import strikes
 from ha_agent.sim.simulate import Life, lived, replay_script, run
 from tests.simulation.test_planted import partitioned_is_down
 
@@ -73,14 +73,14 @@ def test_the_same_log_alone_and_among_others(seed: int) -> None:
     assert len({tuple(life.splitlines()[:-1]) for life in among.values()}) == 3
 
 
-def test_a_strike_played_alone_is_the_one_that_was_forked() -> None:
+def test_a_strike_played_alone_is_the_one_that_was_copied() -> None:
     faults = ["Nova 503", "controller paused", "packet loss 20 %", "crash after a write"]
     for seed in (-1, 4):
-        struck = matrix.strikes(seed, dict.fromkeys(matrix.STEPS, faults))
+        struck = strikes.strikes(seed, dict.fromkeys(strikes.STEPS, faults))
         assert len(struck) >= 2 * len(faults)
         for strike in struck[:: len(faults) - 1]:
             out = io.StringIO()
-            assert matrix.replay(seed, strike.step, strike.fault, out) == bool(strike.violations)
+            assert strikes.replay(seed, strike.step, strike.fault, out) == bool(strike.violations)
             assert out.getvalue().splitlines()[-1] == f"log sha256 {strike.log_sha256}"
             assert f"fault: {strike.fault}: {strike.lines[0]}" in out.getvalue()
 
@@ -160,7 +160,7 @@ def test_what_makes_no_sense_is_refused(args: Sequence[str], shows: str, tmp_pat
 
 
 def test_a_strike_is_explained_as_a_real_incident_is(tmp_path: Path) -> None:
-    out = simulate("--first-seed", "3", "--strike", "evacuate/lost answer, done", "--explain", cwd=tmp_path)
+    out = simulate("--first-seed", "10", "--strike", "evacuate/lost answer, not done", "--explain", cwd=tmp_path)
     told = out.split("\n\n")
     assert any(part.startswith("h2 is alive") for part in told)
     assert "the answer was lost; looking again" in out.split("What happened:")[1]

@@ -419,6 +419,24 @@ def test_a_dead_host_that_is_heard_again_in_the_same_life(
         assert now.verdict is Verdict.ALIVE
 
 
+@pytest.mark.parametrize("step", [Step.FENCE, Step.AWAIT_RETURN])
+def test_a_restart_that_has_not_begun_is_not_forgotten(step: Step) -> None:
+    """Its host fell silent, or was alarmed about, before anybody could say which servers are to be started."""
+    plan = RECOVER if step is Step.FENCE else TELL
+    owing = incident(step, plan, restarting=True, verdict=Verdict.PARTITIONED)
+    assert after(on(beat(), owing)).plan == RESTART
+    assert after(on(beat(), replace(owing, forced=True))).plan == UNFORCE_AND_RESTART
+    assert after(on(beat(), replace(owing, servers=(server(ServerStage.VERIFIED),)))).plan != RESTART
+
+
+def test_what_a_plan_owes_stays_owed_by_the_next_one() -> None:
+    rebooted = after(on(says(Verdict.REBOOTED, boot_id="new"), incident(Step.FENCE)))
+    assert rebooted.restarting
+    silent = after(on(says(Verdict.DOWN, boot_id="new"), rebooted))
+    assert (silent.plan, silent.restarting) == (RECOVER, True)
+    assert not after(on(says(Verdict.DOWN), incident(Step.FENCE))).restarting
+
+
 @pytest.mark.parametrize(("boot", "verdict"), [("old", Verdict.ALIVE), ("new", Verdict.REBOOTED)])
 def test_a_heartbeat_waits_for_the_attempt_to_be_dead(boot: str, verdict: Verdict) -> None:
     fencing = asked(incident(Step.FENCE), CommandKind.FENCE)

@@ -253,6 +253,11 @@ def test_the_incident_of_a_host_that_left_the_inventory_is_closed_by_a_release()
     assert "the host left the inventory" in lines(decision)
 
 
+def test_an_ordered_fence_is_withdrawn_before_the_servers_to_start_were_listed() -> None:
+    now = after(on(order(Order.RELEASE), fencing(ordered_by="bert", restarting=True)))
+    assert (now.phase, now.plan) == (Phase.OPEN, RESTART)
+
+
 @pytest.mark.parametrize(
     ("mode", "left", "plan"),
     [(Mode.AUTO, True, RESTART), (Mode.AUTO, False, None), (Mode.NOTIFY, True, None)],

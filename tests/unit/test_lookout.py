@@ -284,7 +284,7 @@ def test_a_suspicion_that_came_to_nothing_is_counted() -> None:
 
 def test_a_host_is_looked_at_when_its_silence_begins_to_mean_something() -> None:
     bench = Bench()
-    assert min(bench.lookout.next_times()) == 102.0, "first of all hosts reach each other"
+    assert bench.lookout.next_at() == 102.0, "first of all hosts reach each other"
     assert bench.at(103.9).lookout.views["h1"].suspect_at is None
     assert bench.at(104.0).lookout.views["h1"].suspect_at == 104.0
     beating = Bench()
@@ -295,20 +295,23 @@ def test_a_host_is_looked_at_when_its_silence_begins_to_mean_something() -> None
     assert beating.at(107.0).lookout.views["h1"].suspect_at == 107.0
 
 
-def test_only_a_heartbeat_that_changes_something_moves_the_next_look() -> None:
-    """Of the silent majority nothing is queued."""
+def test_a_heartbeat_of_the_silent_majority_queues_nothing() -> None:
     bench = Bench(heard=False)
     bench.now_s = 101.0
     bench.beat("h1")
-    assert bench.lookout._look_at["h1"] == 105.0
-    queued = len(bench.lookout._looks)
+    assert bench.lookout._silence.next_at() == 104.0, "of those that were not heard yet"
+    for host in ("h2", "h3", "h4"):
+        bench.beat(host)
+    assert bench.lookout._silence.next_at() == 105.0
     bench.now_s = 102.0
     bench.beat("h1")
-    assert (bench.lookout._look_at["h1"], len(bench.lookout._looks)) == (105.0, queued)
+    assert bench.lookout._silence.next_at() == 105.0
+    assert not bench.lookout._looks
     suspected = silent(until=106.0)
     suspected.now_s = 107.0
     suspected.beat("h1")
-    assert suspected.lookout._look_at["h1"] == 111.0
+    assert "h1" not in suspected.lookout._look_at
+    assert suspected.at(111.0).lookout.views["h1"].suspect_at == 111.0
 
 
 def test_a_host_that_comes_back_is_watched_again() -> None:
@@ -397,7 +400,7 @@ def test_who_could_not_say_is_left_out_of_the_next_round_where_enough_remain() -
 
 def test_it_is_not_looked_at_more_often_than_twenty_times_a_second() -> None:
     bench = silent()
-    assert min(bench.lookout.next_times()) >= 110.0
+    assert bench.lookout.next_at() >= 110.0
     bench.at(111.95)
     bench.see(Disconnected(host="h1", at=111.95, answered=False))
     assert bench.lookout._look_at["h1"] == 112.0
@@ -672,13 +675,17 @@ def test_who_is_reached_by_few_is_asked_about_again_soon(probes: int, reached: i
     assert [at for at, host in bench.lookout._probes if host == "h1"] == [102.0 + next_s]
 
 
-def test_a_host_that_is_not_heard_is_tried_again_in_a_second() -> None:
+def test_nobody_is_asked_to_reach_a_host_that_is_not_heard_until_it_is() -> None:
     bench = Bench(heard=False)
     bench.at(102.0)
-    assert {at for at, _ in bench.lookout._probes} == {103.0}
-    hasty = Bench(heard=False, witness_fresh_s=1.5)
-    hasty.at(102.0)
-    assert {at for at, _ in hasty.lookout._probes} == {102.5}
+    assert bench.lookout._probes == []
+    bench.now_s = 110.0
+    bench.beat("h1")
+    bench.beat("h1")
+    assert bench.lookout._probes == [(111.0, "h1")]
+    bench.lookout.set_policy(replace(bench.lookout.policy, hosts={}))
+    bench.at(111.0)
+    assert bench.lookout._probes == []
 
 
 def test_a_single_host_needs_nobody_it_cannot_have() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from ha_agent.errors import DriverError, StoreLocked, Unanswered
 from ha_agent.model import Notification
-from ha_agent.notify.outbox import BACKOFF_MAX_S, KIND, Outbox, OutboxWriter
+from ha_agent.notify.outbox import BACKOFF_MAX_S, Outbox
+from ha_agent.notify.writer import KIND, OutboxWriter
 from ha_agent.ports import Put
 from ha_agent.store.memory import MemoryStore
 

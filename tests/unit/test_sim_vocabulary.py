@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ha_agent.errors import UsageError
-from ha_agent.sim import matrix
+from ha_agent.sim import strikes
 from ha_agent.sim.actions import parsed, usages
 from ha_agent.sim.faults import TABLE, Scene
 from ha_agent.sim.impossible import RULES, reason
@@ -59,6 +59,6 @@ def test_what_is_called_impossible_names_faults_and_steps_that_exist() -> None:
     names = {f.name for f in TABLE}
     for faults, steps, why in RULES:
         assert set(faults) <= names
-        assert set(steps) <= set(matrix.STEPS)
+        assert set(steps) <= set(strikes.STEPS)
         assert why
-    assert sum(bool(reason(*p)) for p in matrix.PAIRS) < len(matrix.PAIRS) / 8
+    assert sum(bool(reason(*p)) for p in strikes.PAIRS) < len(strikes.PAIRS) / 8

@@ -228,8 +228,8 @@ class Engine:
         """S5: a heartbeat ends a verdict also where the journal could not be told of it, unless servers move already or a person wants it."""
         if command.kind is not CommandKind.FENCE:
             return ""
-        incident, view = self.state.incidents.get(command.incident), self.views.get(command.host)
-        if incident is None or view is None or view.heard_at is None:
+        incident, view = self.state.incidents[command.incident], self.views.get(command.host)
+        if view is None or view.heard_at is None:
             return ""
         void = incident.committed_at is None and not incident.ordered_by and view.heard_at > incident.verdict_at
         return f"{command.host} was heard since the verdict" if void else ""

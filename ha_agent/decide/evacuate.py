@@ -148,9 +148,7 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         incident = turn.put(incident, poll_at=turn.now.at + pause)
         return turn.wait(incident, f"the host's servers cannot be listed: {outcome.error}")
     incident = turn.wait(incident, "")
-    fresh = [
-        _as_it_was(turn, incident, s) for s in select.plan(outcome.survey, incident.host, recovery, incident.servers)
-    ]
+    fresh = [_as_it_was(turn, s) for s in select.plan(outcome.survey, incident.host, recovery, incident.servers)]
     known = {s.id: s for s in incident.servers}
     first = incident.committed_at is None
     if first:  # nothing was sent yet: of an earlier plan only what the servers were is remembered
@@ -167,10 +165,10 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     return name_held(turn, incident, known)
 
 
-def _as_it_was(turn: Turn, incident: Incident, server: ServerProgress) -> ServerProgress:
+def _as_it_was(turn: Turn, server: ServerProgress) -> ServerProgress:
     """A server that another failure's recovery has only just brought here is not yet as it was before: that recovery knows."""
     for other in turn.incidents.values():
-        if other.id == incident.id or other.phase is not Phase.OPEN or other.kind is not Kind.HOST:
+        if other.phase is not Phase.OPEN or other.kind is not Kind.HOST:
             continue
         moved = next((s for s in other.servers if s.id == server.id and s.prior), None)
         if moved is not None and moved.stage in (ServerStage.LANDED, ServerStage.STARTING, *STAGES_IN_FLIGHT):

@@ -77,7 +77,7 @@ def looked_up(turn: Turn, incident: Incident, subject: str, outcome: Outcome) ->
 def known(turn: Turn, incident: Incident, subject: str) -> Incident:
     """What came of the last request is known: the next reboot gets a look of its own."""
     server = _server(incident, subject)
-    if server is None or (server.last_reboot is None and not server.lost_until):
+    if server is None:
         return incident
     return turn.put_server(incident, server, last_reboot=None, lost_until=0.0)
 

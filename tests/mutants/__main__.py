@@ -27,6 +27,7 @@ MUTATED = (
     "ha_agent/decide/*.py",
     "ha_agent/controller/engine.py",
     "ha_agent/controller/lookout.py",
+    "ha_agent/controller/silence.py",
     "ha_agent/controller/executor.py",
 )
 SEPARATOR = " :: "

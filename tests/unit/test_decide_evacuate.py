@@ -881,6 +881,7 @@ def test_what_was_just_moved_here_is_to_be_what_it_was_before_that(stage: Server
         (first, taken),
         (replace(first, phase=Phase.CLOSED), False),
         (replace(first, kind=Kind.GUEST), False),
+        (replace(first, servers=(server(stage, "s9", dest="h1", prior="ERROR"), *first.servers)), taken),
     ):
         decision = answer(asked(mine, CommandKind.SURVEY), others=(other,), survey=listed)
         assert after(decision).servers[0].prior == ("ACTIVE" if counts else "SHUTOFF")

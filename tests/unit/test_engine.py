@@ -214,6 +214,11 @@ def test_a_heartbeat_that_could_not_be_journalled_counts_at_the_last_look() -> N
     moving = msgspec.structs.replace(fence, kind=CommandKind.EVACUATE)
     bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: incident})
     assert "heard" not in bench.engine.permit(moving)
+    views = bench.engine.lookout.views
+    views["c1"] = msgspec.structs.replace(views["c1"], heard_at=None)
+    assert bench.engine.permit(fence) == "", "not heard since this controller started"
+    del views["c1"]
+    assert bench.engine.permit(fence) == "", "it left the inventory meanwhile"
 
 
 def test_no_permission_without_the_newest_epoch() -> None:

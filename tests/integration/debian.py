@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = {
+    "iproute2": "ip, which makes the networks that tests cut",
+    "nftables": "nft, which cuts them between two machines",
     "openipmi": "ipmi_sim, an IPMI BMC that is not ours",
     "rabbitmq-server": "the broker that OpenStack uses",
     "systemd": "systemd-analyze, which judges our units",

@@ -1,0 +1,140 @@
+"""What a real network does to real processes, and what the controller makes of it: each verdict, and whether an off reached a BMC.
+
+Every test finds a cloud in which all is well, and leaves one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.integration.debian import need
+from tests.integration.netns_rig import CONTROLLER, HOSTS, HUNG_PATIENCE_S, Rig
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
+
+ROUNDS_S = 5.0  # several rounds of probes, each of which ends in a verdict
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cloud(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    need("openipmi")
+    directory = tmp_path_factory.mktemp("netns")
+    async with Rig(directory) as rig:
+        yield rig
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def rig(cloud: Rig) -> AsyncIterator[Rig]:
+    """All is well before the test and after it."""
+    yield cloud
+    await cloud.heal()
+    assert cloud.nova.double_history == []
+
+
+class Books:
+    """What BMCs and Nova were told since now."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._before = self._read()
+
+    def switched(self, name: str) -> list[str]:
+        """What really changed at the host's BMC."""
+        return self._rig.hosts[name].bmc.log()[len(self._before[0][name]) :]
+
+    def untouched(self) -> bool:
+        """Whether no power was switched, and Nova was told nothing that changes anything."""
+        return self._read() == self._before
+
+    def _read(self) -> tuple[dict[str, list[str]], list[str]]:
+        changes = [each for each in self._rig.api.requests if not each.startswith("GET ")]
+        return {name: self._rig.hosts[name].bmc.log() for name in HOSTS}, changes
+
+
+@pytest.mark.parametrize("both_ways", [True, False], ids=["both ways", "one way"])
+async def test_a_cut_between_controller_and_host(rig: Rig, both_ways: bool) -> None:
+    """Its peers reach it: the path is broken, not the host."""
+    books, host = Books(rig), HOSTS[0]
+    rig.network.cut(host, CONTROLLER, both_ways=both_ways)
+    await rig.until_verdict(host, "partitioned")
+    await asyncio.sleep(ROUNDS_S)
+    assert await rig.verdict(host) == "partitioned"
+    assert [each["host"] for each in await rig.incidents()] == [host]
+    assert rig.network.dropped() > 0
+    await rig.heal()
+    assert books.untouched()
+
+
+async def test_every_path_of_a_host_is_cut(rig: Rig) -> None:
+    """Down, fenced, and its server runs elsewhere."""
+    books, host = Books(rig), HOSTS[1]
+    here = sorted(rig.nova.guests[host])
+    rig.lose(host)
+    await rig.until_verdict(host, "down")
+    await rig.until(lambda: _is(books.switched(host) == ["off"]), 20, "the off reaches its BMC")
+    await rig.heal()  # somebody finds the cable
+    assert books.switched(host) == ["off", "on"]
+    assert [books.switched(other) for other in HOSTS if other != host] == [[], [], []]
+    assert here
+    assert all(rig.nova.servers[server].host != host for server in here)
+
+
+async def test_the_controller_is_cut_from_all(rig: Rig) -> None:
+    """It reaches every BMC, and nobody else: it doubts itself."""
+    books, before = Books(rig), len(rig.log())
+    rig.network.pull(CONTROLLER)
+    for host in HOSTS:
+        await rig.until_verdict(host, "unknown")
+    await asyncio.sleep(ROUNDS_S)
+    assert [await rig.verdict(host) for host in HOSTS] == ["unknown"] * len(HOSTS)
+    said = rig.log()[before:]
+    assert "it is more likely this controller's network" in said
+    await rig.heal()
+    assert books.untouched()
+
+
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+async def test_only_the_remote_is_lost(rig: Rig, how: str) -> None:
+    """The kernel answers, nova-compute reports: nothing that a fence would help."""
+    books, host = Books(rig), HOSTS[2]
+    if how == "frozen":
+        rig.hosts[host].freeze_remote()
+    else:
+        rig.hosts[host].break_remote()
+    await rig.until_verdict(host, "agent_lost")
+    await asyncio.sleep(ROUNDS_S)
+    assert await rig.verdict(host) == "agent_lost"
+    await rig.heal()
+    assert books.untouched()
+
+
+async def test_a_whole_host_is_frozen(rig: Rig) -> None:
+    """Its kernel answers, and nothing else: after a while of patience it is fenced."""
+    books, host = Books(rig), HOSTS[3]
+    rig.freeze(host)
+    frozen_at = time.monotonic()
+    await rig.until_verdict(host, "unknown")
+    assert books.untouched()
+    await rig.until(lambda: _is(books.switched(host)[:1] == ["off"]), 40, "the off reaches its BMC")
+    assert time.monotonic() - frozen_at >= HUNG_PATIENCE_S
+    assert f"{host} is hung" in rig.log() or "now hung" in rig.log()
+    await rig.all_well()
+    assert books.switched(host) == ["off", "on"]
+
+
+async def test_a_host_boots_anew_before_it_is_missed(rig: Rig) -> None:
+    """Its guests are gone and are started in place; there is nothing to fence."""
+    books, host = Books(rig), HOSTS[0]
+    before = len(rig.log())
+    boot_id = rig.hosts[host].reboot()
+    await rig.until(lambda: _is(f"to {boot_id[:8]}" in rig.log()[before:]), 20, f"{host} is rebooted")
+    await rig.all_well()
+    assert all(books.switched(each) == [] for each in HOSTS)
+
+
+async def _is(yes: bool) -> bool:
+    return yes

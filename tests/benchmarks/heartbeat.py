@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ class Options:
     silences: int = 200
     stagger_s: float = 50.0
     yardstick_s: float = 5.0
-    profile: str = ""
+    profile: Sequence[str] = ()
 
 
 class Child:
@@ -182,11 +183,12 @@ async def _quiet(
     begun = now()
     async with child("heartbeat_controller", directory) as controller:
         result.first_heard_s = (await controller.line("heard"))["at"] - begun
-        note(f"first start: all heard after {result.first_heard_s:.1f} s")
+        result.first_cpu_s = controller.cpu_s()
+        note(f"first start: all heard after {result.first_heard_s:.1f} s, {result.first_cpu_s:.1f} s CPU")
         result.first_complete_s = (await controller.line("complete"))["at"] - begun
         note(f"first start: all have their witnesses after {result.first_complete_s:.1f} s")
         await asyncio.sleep(options.calm_s)
-        if options.profile == "quiet":
+        if "quiet" in options.profile:
             controller.order("profile")
         before, used, at = (await controller.ask("tell", "beats")), controller.cpu_s(), now()
         while (left_s := at + options.quiet_s - now()) > 0:
@@ -208,7 +210,7 @@ async def _quiet(
         probes = (after["probes"] - before["probes"]) / passed
         turns = (after["turns"] - before["turns"]) / passed
         note(f"quiet: {result.cpu:.1f} % CPU, {result.rss:.0f} MiB, {probes:.0f} probes and {turns:.0f} turns a second")
-        if options.profile == "quiet":
+        if "quiet" in options.profile:
             await _profiled(controller, note)
         return controller.lines
 
@@ -219,16 +221,23 @@ async def _restart(
     """The next start, with all remotes up; then hosts die."""
     begun = now()
     async with child("heartbeat_controller", directory) as controller:
-        if options.profile == "start":
+        if "start" in options.profile:
             controller.order("profile")
         result.heard_s = (await controller.line("heard"))["at"] - begun
-        note(f"restart: all heard after {result.heard_s:.1f} s")
+        result.heard_cpu_s = controller.cpu_s()
+        note(f"restart: all heard after {result.heard_s:.1f} s, {result.heard_cpu_s:.1f} s CPU")
         result.complete_s = (await controller.line("complete"))["at"] - begun
         note(f"restart: all have their witnesses after {result.complete_s:.1f} s")
-        if options.profile == "start":
+        if "start" in options.profile:
             await _profiled(controller, note)
         await asyncio.sleep(options.calm_s)
-        if options.profile == "silences":
+        alarms = [line for line in controller.lines if "verdict" in line]
+        result.settled_s = max([result.heard_s, *(line["at"] - begun for line in alarms)])
+        result.restart_alarms = Counter({line["host"]: line["verdict"] for line in alarms}.values())
+        told = await controller.ask("tell", "beats")
+        result.restart_suspicions = told["verdicts"].get(Verdict.SUSPECT, 0)
+        note(f"restart: settled after {result.settled_s:.1f} s, verdicts {told['verdicts']}")
+        if "silences" in options.profile:
             controller.order("profile")
         dying = random.sample(planned.names(), result.silenced)
         moments = sorted(random.uniform(0.0, options.stagger_s) for _ in dying)
@@ -244,7 +253,7 @@ async def _restart(
 
         if not await controller.until(found, 3 * planned.bound_s() + 10.0):
             note(f"not fenced: {', '.join(sorted(left)[:5])}")
-        if options.profile == "silences":
+        if "silences" in options.profile:
             await _profiled(controller, note)
         result.rss_most = controller.memory("VmHWM")
         told = await controller.ask("tell", "beats")
@@ -279,7 +288,7 @@ def judge(lines: Sequence[dict[str, Any]], farm: Sequence[dict[str, Any]], resul
             if not owed:
                 result.false.append(f"{host} is {line['verdict']}: {line['reason']}")
         elif not owed:
-            result.beside.append(f"{host} is {line['verdict']}: {line['reason']}")
+            result.beside[host] = f"{host} is {line['verdict']}: {line['reason']}"
     result.latencies = [at - dead[host] for host, at in found.items() if host in dead]
     result.fenced = len(fenced & dead.keys())
 
@@ -306,7 +315,7 @@ async def run(numbers: Sequence[int], options: Options) -> tuple[str, bool]:
     text = f"{head}\n\n{table(results)}\n\n{NOTES}\n"
     print(text)
     for result in results:
-        for what in (*result.false, *result.beside[:5]):
+        for what in (*result.false, *list(result.beside.values())[:5]):
             print(f"at {result.hosts} hosts: {what}", file=sys.stderr)
     return text, all(result.harmless() for result in results)
 
@@ -318,7 +327,7 @@ def main() -> int:
     parser.add_argument("--silences", type=int, default=Options.silences)
     parser.add_argument("--quiet", type=float, default=Options.quiet_s, help="seconds of the quiet window")
     parser.add_argument("--keep", type=Path, help="where the result is written; as it is: docs/bench-heartbeat.txt")
-    parser.add_argument("--profile", choices=["quiet", "start", "silences"], default="")
+    parser.add_argument("--profile", choices=["quiet", "start", "silences"], nargs="+", default=())
     given = parser.parse_args()
     whole = tuple(given.hosts) == HOSTS and not given.profile
     options = Options(silences=given.silences, quiet_s=given.quiet, profile=given.profile)

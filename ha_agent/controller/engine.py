@@ -7,6 +7,7 @@ names it is written under the epoch (S4, S7), and `permit` is asked again immedi
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from ha_agent import guards, witness
 from ha_agent.controller import journal
 from ha_agent.controller.effects import AnyEffect, Do
 from ha_agent.controller.lookout import Lookout
-from ha_agent.decide import Decision, decide, next_wake
+from ha_agent.decide import Changed, Decision, decide
 from ha_agent.errors import Conflict, LeaseLost, StoreError, UsageError
 from ha_agent.model import (
     DESTRUCTIVE,
@@ -51,6 +52,7 @@ from ha_agent.ports import (
 TICK_S = 1.0  # the engine wants to be ticked at least this often; a larger gap is a pause of the process
 STORE_RETRY_S = 1.0
 SEND_SHARE = 1 / 3  # of the lease: how long the sending of a permitted command may take
+STALE_MAX = 64  # wakes that are not wanted any more and may be kept, beside as many as are
 MAX_UNWRITTEN = 10_000
 
 Decide = Callable[[State, AnyEvent, Policy, Now], Decision]
@@ -97,7 +99,9 @@ class Engine:
         self._lease_seen_at: float | None = None
         self._lease_at = 0.0
         self._last_tick: float | None = None
-        self._open_hosts: set[str] = set()
+        self._open: dict[str, str] = {}  # incident -> host
+        self._open_hosts: dict[str, int] = {}  # host -> open incidents
+        self._wakes: list[tuple[float, str]] = []
         self._wake_at: float | None = None  # when `decide` wants a Tick
         self.lookout = Lookout(
             policy=policy,
@@ -338,7 +342,7 @@ class Engine:
         now = Now(at=self.clock.now(), wall=self.clock.wall())
         decision = self._decide(self.state, event, self.policy, now)
         state = journal.trimmed(decision.state)
-        writes: list[Put | Delete] = list(journal.changes(self.state, state))
+        writes: list[Put | Delete] = list(journal.changes(self.state, state, decision.changed))
         writes += [
             self._outbox.put_for(build(t.event_type, self.random.uuid(), now.wall, t.data)) for t in decision.told
         ]
@@ -346,7 +350,7 @@ class Engine:
             self.store.commit(self.epoch, writes)
         self.state = state
         self.told += len(decision.told)
-        self._after_state()
+        self._after_state(decision.changed)
         for line in decision.lines:
             self._log(line)
         self._effects += [Do(command=c) for c in decision.commands]
@@ -382,6 +386,29 @@ class Engine:
             self._log("the store works again")
         self.store_error = ""
 
-    def _after_state(self) -> None:
-        self._open_hosts = {i.host for i in self.state.incidents.values() if i.phase is Phase.OPEN}
-        self._wake_at = next_wake(self.state)
+    def _after_state(self, changed: Changed | None = None) -> None:
+        """Which hosts have an open incident, and when the next one wants a Tick. `changed`: what may differ; None: everything."""
+        incidents = self.state.incidents
+        if changed is None:
+            self._open, self._open_hosts, self._wakes = {}, {}, []
+        for key in incidents if changed is None else changed.incidents:
+            incident = incidents.get(key)
+            before = self._open.pop(key, "")
+            if before:
+                self._open_hosts[before] -= 1
+                if not self._open_hosts[before]:
+                    del self._open_hosts[before]
+            if incident is not None and incident.phase is Phase.OPEN:
+                self._open[key] = incident.host
+                self._open_hosts[incident.host] = self._open_hosts.get(incident.host, 0) + 1
+                if incident.wake_at is not None:
+                    heapq.heappush(self._wakes, (incident.wake_at, key))
+        if len(self._wakes) > STALE_MAX + 2 * len(self._open):
+            self._wakes = sorted((at, key) for at, key in set(self._wakes) if self._wants(at, key))
+        while self._wakes and not self._wants(*self._wakes[0]):
+            heapq.heappop(self._wakes)
+        self._wake_at = self._wakes[0][0] if self._wakes else None
+
+    def _wants(self, at: float, key: str) -> bool:
+        incident = self.state.incidents.get(key)
+        return incident is not None and incident.phase is Phase.OPEN and incident.wake_at == at

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ha_agent.decide import Changed
 from ha_agent.errors import StoreCorrupt
 from ha_agent.model import (
     Entry,
@@ -125,21 +126,25 @@ class _Version(Value, frozen=True, kw_only=True):
     major: int
 
 
-def changes(old: State, new: State) -> list[Put | Delete]:
-    """The writes that turn the stored `old` into `new`."""
+def changes(old: State, new: State, changed: Changed | None = None) -> list[Put | Delete]:
+    """The writes that turn the stored `old` into `new`. `changed`: what may differ; None: everything is compared."""
+    hosts = new.hosts if changed is None else sorted(changed.hosts)
+    incidents = new.incidents if changed is None else sorted(changed.incidents & new.incidents.keys())
     writes: list[Put | Delete] = []
     if new.fleet is not old.fleet and new.fleet != old.fleet:
         writes.append(Put(kind="fleet", key="fleet", body=encode(FleetDocument(fleet=new.fleet))))
-    for name, record in new.hosts.items():
-        before = old.hosts.get(name)
+    for name in hosts:
+        record, before = new.hosts[name], old.hosts.get(name)
         if record is not before and record != before:
             writes.append(Put(kind="host", key=name, body=encode(HostDocument(host=record))))
-    for key, incident in new.incidents.items():
-        known = old.incidents.get(key)
+    for key in incidents:
+        incident, known = new.incidents[key], old.incidents.get(key)
         if incident is not known:
             writes += _incident(known, incident)
-    for key, incident in old.incidents.items():
-        if key not in new.incidents:
+    if changed is None or len(new.incidents) < len(old.incidents) + sum(key not in old.incidents for key in incidents):
+        for key, incident in old.incidents.items():
+            if key in new.incidents:
+                continue
             writes.append(Delete(kind="incident", key=key))
             writes += [Delete(kind="server", key=f"{key}/{s.id}") for s in incident.servers]
             first = incident.dropped_history

@@ -4,13 +4,14 @@ has to be remembered and when it is looked at again. No work here grows with the
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import msgspec
 
 from ha_agent import witness
 from ha_agent.controller.effects import AnyEffect, AskWitness, ReadBmc, ReadNova
 from ha_agent.controller.silence import Silence
+from ha_agent.controller.together import Together
 from ha_agent.model import (
     Answer,
     AnyEvent,
@@ -36,6 +37,7 @@ from ha_agent.ports import (
     Reported,
 )
 
+COUNT_EVERY_S = 0.2  # who is silent together is counted anew after this, and whenever a silence begins or ends
 ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
 
@@ -59,7 +61,7 @@ class Lookout:
         random: Random,
         state: Callable[[], State],
         leading: Callable[[], bool],
-        open_hosts: Callable[[], set[str]],
+        open_hosts: Callable[[], Container[str]],
         tell: Callable[[AnyEvent], None],
         want: Callable[[AnyEffect], None],
     ) -> None:
@@ -83,6 +85,9 @@ class Lookout:
         ] = {}  # of hosts that are heard: nobody is asked to reach another one in quiet times
         self._given: dict[str, tuple[Verdict, str]] = {}
         self._silent: set[str] = set()
+        self._seen: set[str] = set()  # heard at least once, ever
+        self._counted: Together | None = None
+        self._counted_at = 0.0
         self._ring: list[str] = []
         self._index: dict[str, int] = {}
         self._rows: dict[str, Row] = {}
@@ -98,6 +103,9 @@ class Lookout:
                 self.views[host] = msgspec.structs.replace(
                     view, seen=True, boot_id=record.boot_id, verdict=Verdict.ALIVE, window_at=now, suspect_at=None
                 )
+                self._seen.add(host)
+                self._silent.discard(host)
+        self._counted = None
         self._given.clear()
 
     def set_policy(self, policy: Policy) -> None:
@@ -109,6 +117,8 @@ class Lookout:
                 record = self._state().hosts.get(host)
                 seen = record is not None and bool(record.first_seen_wall)
                 self.views[host] = witness.fresh(host, now, seen=seen, boot_id=record.boot_id if record else "")
+                if seen:
+                    self._seen.add(host)
                 self._probe_after(host, self.random.uniform(0.5, 2.0))
         for host in [h for h in self.views if h not in policy.hosts]:
             del self.views[host]
@@ -116,7 +126,9 @@ class Lookout:
             self._look_at.pop(host, None)
             self._rows.pop(host, None)
             self._probe_at.pop(host, None)
+            self._seen.discard(host)
             self._silent.discard(host)
+            self._counted = None
         for view in sorted(self.views.values(), key=lambda v: v.window_at):
             if view.suspect_at is None:
                 self._wait_for(view.host)
@@ -176,7 +188,10 @@ class Lookout:
         if view.suspect_at is not None and view.boot_id == beat.boot_id:
             self.suspicions += 1
         self.views[host] = witness.heard(view, beat)
-        self._silent.discard(host)
+        self._seen.add(host)
+        if view.suspect_at is not None:
+            self._silent.discard(host)
+            self._counted = None
         self._wait_for(host)
         if host not in self._probe_at:
             self._probe_after(host, self.random.uniform(0.8, 1.0))
@@ -236,6 +251,7 @@ class Lookout:
         if became is not view:
             view = self.views[host] = became
             self._silent.add(host)
+            self._counted = None
             self._want(ReadBmc(host=host))
             self._give(view, view.verdict, view.reason, None)
         if view.suspect_at is not None:
@@ -295,8 +311,8 @@ class Lookout:
         if not self._leading() or self._given.get(view.host) == (verdict, nonce):
             return
         self._given[view.host] = (verdict, nonce)
-        together = self._together(view)
-        domain = self.policy.hosts[view.host].domain
+        # a suspicion counts nobody: only what follows from it asks how many there are
+        silent, in_domain = (1, 1) if verdict is Verdict.SUSPECT else self._together(view)
         self._tell(
             VerdictGiven(
                 host=view.host,
@@ -304,38 +320,38 @@ class Lookout:
                 reason=reason,
                 boot_id=view.boot_id,
                 last_seen_at=view.heard_at,
-                silent=len(together),
-                silent_domain=sum(self.policy.hosts[h].domain == domain for h in together),
+                silent=silent,
+                silent_domain=in_domain,
                 signed_at=asked.at if asked is not None and signed else None,
                 new_id=self.random.uuid(),
             )
         )
 
-    def _together(self, view: witness.View) -> list[str]:
-        """Hosts that fell silent at about the same time, and are not dealt with yet."""
+    def _together(self, view: witness.View) -> tuple[int, int]:
+        """How many hosts fell silent at about the same time and are not dealt with yet: everywhere, and in the host's failure domain."""
         assert view.suspect_at is not None
-        span = 2 * self.policy.detection.down_after_s
-        settled = {i.host for i in self._state().incidents.values() if i.phase is Phase.OPEN and i.settled}
-        return [
-            h
-            for h in sorted(self._silent)
-            if h == view.host
-            or (
-                self.views[h].seen
-                and self.views[h].verdict in SILENT_VERDICTS
-                and abs((self.views[h].suspect_at or 0.0) - view.suspect_at) <= span
+        now = self.clock.now()
+        if self._counted is None or not self._counted_at <= now <= self._counted_at + COUNT_EVERY_S:
+            settled = {i.host for i in self._state().incidents.values() if i.phase is Phase.OPEN and i.settled}
+            self._counted = Together(
+                (h, self.policy.hosts[h].domain, v.suspect_at)
+                for h, v in ((h, self.views[h]) for h in self._silent)
+                if v.suspect_at is not None
+                and v.seen
+                and v.verdict in SILENT_VERDICTS
                 and h not in settled
                 and not self._maintenance(h)
             )
-        ]
+            self._counted_at = now
+        span_s = 2 * self.policy.detection.down_after_s
+        return self._counted.with_host(view.host, self.policy.hosts[view.host].domain, view.suspect_at, span_s)
 
     def _maintenance(self, host: str) -> bool:
         record = self._state().hosts.get(host)
         return record is not None and bool(record.maintenance)
 
     def _doubt(self, view: witness.View) -> str:
-        known = sum(v.seen for v in self.views.values())
-        return witness.doubt(len(self._together(view)), known, self.policy.detection)
+        return witness.doubt(self._together(view)[0], len(self._seen), self.policy.detection)
 
     def _eligible(self, view: witness.View, now: float) -> tuple[str, ...]:
         domains = {h: self.policy.hosts[h].domain for h in self.reached.get(view.host, {}) if h in self.policy.hosts}
@@ -406,4 +422,5 @@ class Lookout:
                 )
                 self._silent.discard(host)
             self._wait_for(host)
+        self._counted = None
         self._given.clear()

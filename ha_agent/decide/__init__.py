@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ha_agent.decide import believe, comeback, evacuate, fence, guests, orders, reboots, verify
-from ha_agent.decide.turn import FAR, LONG_AGO_S, Decision, Told, Turn
+from ha_agent.decide.turn import FAR, LONG_AGO_S, Changed, Decision, Told, Turn
 from ha_agent.model import (
     STAGES_IN_FLIGHT,
     AnyEvent,
@@ -33,7 +33,7 @@ from ha_agent.model import (
 )
 from ha_agent.policy import Policy
 
-__all__ = ["Decision", "Told", "decide", "next_wake"]
+__all__ = ["Changed", "Decision", "Told", "decide", "next_wake"]
 
 # They change nothing, or idempotently: an unknown answer of another controller is no failure.
 ASKED_AGAIN = frozenset(
@@ -102,9 +102,9 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
                 if incident.phase is Phase.OPEN and incident.committed_at is None:
                     turn.put(incident, verdict_at=now.at - LONG_AGO_S)
             turn.log(f"this process did not run for {event.gap_s:.1f} s: looking again before acting")
-    for key, incident in list(turn.incidents.items()):
-        if key in touched or state.incidents.get(key) is not incident:
-            advance(turn, incident)
+    touched |= turn.changed
+    for key in [k for k in turn.incidents if k in touched] if len(touched) > 1 else list(touched):
+        advance(turn, turn.incidents[key])
     return turn.decision()
 
 

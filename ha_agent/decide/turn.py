@@ -43,10 +43,18 @@ class Told(Value, frozen=True, kw_only=True):
     data: dict[str, Any]
 
 
+class Changed(Value, frozen=True, kw_only=True):
+    """Names of hosts and ids of incidents that may differ: the others need not be compared, of which there may be thousands."""
+
+    hosts: frozenset[str] = frozenset()
+    incidents: frozenset[str] = frozenset()
+
+
 class Decision(Value, frozen=True, kw_only=True):
-    """What `decide` answers: the new state, what to do, what to tell, and one log line per change."""
+    """What `decide` answers: the new state, what to do, what to tell, and one log line per change. `changed`: None where it is not known."""
 
     state: State
+    changed: Changed | None = None
     commands: tuple[Command, ...] = ()
     told: tuple[Told, ...] = ()
     lines: tuple[str, ...] = ()
@@ -57,7 +65,10 @@ class Turn:
 
     def __init__(self, state: State, policy: Policy, now: Now) -> None:
         self.fleet: Fleet = state.fleet
-        self.hosts: dict[str, HostRecord] = dict(state.hosts)
+        self.hosts: dict[str, HostRecord] = state.hosts  # copied when the first one changes: there may be thousands
+        self._before = state.hosts
+        self.changed: set[str] = set()  # incidents
+        self._changed_hosts: set[str] = set()
         self.incidents: dict[str, Incident] = dict(state.incidents)
         self.closed: list[str] = list(state.closed)
         self.policy = policy
@@ -93,6 +104,8 @@ class Turn:
 
     def put(self, incident: Incident, line: str = "", actor: str = "", **changes: Any) -> Incident:
         """The one setter. `line`: the reason, for the log and the incident's history."""
+        if changes or line:
+            self.changed.add(incident.id)
         if changes:
             incident = msgspec.structs.replace(incident, **changes)
         if line:
@@ -108,6 +121,9 @@ class Turn:
 
     def put_host(self, host: str, **changes: Any) -> None:
         """Change what is kept of a host."""
+        if self.hosts is self._before:
+            self.hosts = dict(self.hosts)
+        self._changed_hosts.add(host)
         self.hosts[host] = msgspec.structs.replace(self.record(host), **changes)
 
     def put_fleet(self, **changes: Any) -> None:
@@ -326,7 +342,14 @@ class Turn:
             when = None if at >= FAR else at
             if incident.wake_at != when:
                 self.incidents[key] = msgspec.structs.replace(incident, wake_at=when)
-        return Decision(state=self.state, commands=tuple(self.commands), told=tuple(self.told), lines=tuple(self.lines))
+                self.changed.add(key)
+        return Decision(
+            state=self.state,
+            changed=Changed(hosts=frozenset(self._changed_hosts), incidents=frozenset(self.changed)),
+            commands=tuple(self.commands),
+            told=tuple(self.told),
+            lines=tuple(self.lines),
+        )
 
 
 def _ago(now: Now, incident: Incident) -> float | None:

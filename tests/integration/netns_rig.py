@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -20,82 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
 import yaml
 from typer.testing import CliRunner
 
 from ha_agent.cli.app import app
 from ha_agent.heartbeat import gate
-from ha_agent.heartbeat.files import write_durably
-from ha_agent.heartbeat.sources import HealthReport
 from ha_agent.model import Health
 from ha_agent.sim.nova_api import NovaApi
 from ha_agent.sim.nova_state import NovaState
 from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
 from tests.integration.netns import Network
+from tests.integration.netns_host import ROOT, Host
 
-ROOT = Path(__file__).resolve().parents[2]
 CONTROLLER = "controller-1"
 HOSTS = ("compute-1", "compute-2", "compute-3", "compute-4")
 TAG = "automatic-recovery"
 HUNG_PATIENCE_S = 4.0
 READY_S = 40.0
 LOOK_S = 0.1
-
-# All that runs on a host, from power on to power off. The boot id is a file of its own in a mount namespace of its own. Like systemd,
-# it starts a remote that ended again, unless `broken` is there. `$1`: the host's directory, then the remote's command.
-INIT = """\
-cd "$1" || exit 1
-shift
-cat /proc/sys/kernel/random/uuid > boot_id
-mount --bind boot_id /proc/sys/kernel/random/boot_id || exit 1
-while :; do
-    "$@" >> log 2>&1 &
-    echo $! > remote.pid
-    wait $!
-    while sleep 0.1; [ -e broken ]; do :; done
-done
-"""
-
-
-class Host:
-    """One hypervisor: its processes, as somebody in front of it might treat them."""
-
-    def __init__(self, directory: Path, bmc: IpmiSim) -> None:
-        self.directory = directory
-        self.bmc = bmc
-
-    def freeze_remote(self) -> None:
-        """Its remote stops in the middle of whatever it does; its kernel and all else run on."""
-        os.kill(self._remote(), signal.SIGSTOP)
-
-    def break_remote(self) -> None:
-        """Its remote dies, and is not started again."""
-        (self.directory / "broken").touch()
-        os.kill(self._remote(), signal.SIGKILL)
-
-    def freeze(self) -> None:
-        """All its processes stop; only its kernel still answers."""
-        leader = self.bmc.host_pid()
-        assert leader is not None, "it is on"
-        os.killpg(leader, signal.SIGSTOP)
-
-    def heal(self) -> None:
-        """Undoes all of the above."""
-        (self.directory / "broken").unlink(missing_ok=True)
-        leader = self.bmc.host_pid()
-        if leader is not None:
-            os.killpg(leader, signal.SIGCONT)
-
-    def reboot(self) -> str:
-        """It boots anew, quicker than anybody misses it. Returns the new boot id."""
-        boot_id = Path("/proc/sys/kernel/random/uuid").read_text()
-        (self.directory / "boot_id").write_text(boot_id)  # in place: the mount shows this very file
-        os.kill(self._remote(), signal.SIGKILL)
-        return boot_id.strip()
-
-    def _remote(self) -> int:
-        return int((self.directory / "remote.pid").read_text())
 
 
 class Rig:
@@ -122,7 +63,10 @@ class Rig:
                 await self.api.start()
             self._stack.push_async_callback(self.api.stop)
             for name in HOSTS:
-                self._stack.callback(self._boot(name).bmc.stop)
+                self.nova.add_host(name)
+                self.nova.add_server(name, f"on-{name}", tags=(TAG,))
+                self.hosts[name] = Host(self.directory / name, self.network, CONTROLLER)
+                self._stack.callback(self.hosts[name].bmc.stop)
             self._stack.push_async_callback(self._end_tasks)
             self._tasks = [asyncio.create_task(self._power(name)) for name in HOSTS]
             self._configure()
@@ -147,30 +91,6 @@ class Rig:
         for name in HOSTS:
             (self.directory / name).mkdir()
             pki("issue", "host", name, "-o", str(self.directory / name / "pki"))
-
-    def _boot(self, name: str) -> Host:
-        """The host, its BMC, and what Nova knows of it."""
-        directory = self.directory / name
-        self.nova.add_host(name)
-        self.nova.add_server(name, f"on-{name}", tags=(TAG,))
-        _health(directory, Health.UP)
-        config = {
-            "version": 1,
-            "listen": f"{self.network.address(name)}:7420",
-            "socket": "remote.sock",
-            "state_directory": "remote",
-            "machine_file": None,
-            "health": {"file": "health.json"},
-        }
-        (directory / "remote.yaml").write_text(yaml.safe_dump({**config, "pki": {"directory": "pki"}}))
-        (directory / "init").write_text(INIT)
-        remote = f"{sys.executable} -m ha_agent remote --config {directory}/remote.yaml"
-        command = f"exec ip netns exec {self.network.namespace(name)} sh {directory}/init {directory} {remote}"
-        with self.network.inside(CONTROLLER):
-            bmc = IpmiSim(self.directory / "bmc", name, f"PYTHONPATH={ROOT} {command}")
-            bmc.start()
-        self.hosts[name] = Host(directory, bmc)
-        return self.hosts[name]
 
     def _configure(self) -> None:
         """Short times, so that a story takes seconds; long enough for two busy cores."""
@@ -259,21 +179,21 @@ class Rig:
         while True:
             await asyncio.sleep(LOOK_S / 2)
             self.nova.tick()
-            was, on = on, host.bmc.host_alive()
+            was, on = on, host.on
             if was and not on:
                 self.network.replace(name)
                 self.nova.power_cut(name)
             elif on and not was and name not in self._lost:
                 self.network.plug(name)
-            now = _text(host.directory / "boot_id") if on else ""
+            now = host.boot_id() if on else ""
             if now and boot_id and now != boot_id:
                 self.nova.power_cut(name)  # where it only booted anew, its guests are gone all the same
                 self.nova.power_on(name)
                 self.nova.join(name)
-                _health(host.directory, Health.DOWN)
-                await gate.wait(host.directory / "remote.sock", lambda _: None, LOOK_S)
+                host.compute(Health.DOWN)
+                await gate.wait(host.socket, lambda _: None, LOOK_S)
                 self.nova.compute_start(name)
-                _health(host.directory, Health.UP)
+                host.compute(Health.UP)
             boot_id = now or boot_id
 
     def lose(self, name: str) -> None:
@@ -293,7 +213,7 @@ class Rig:
         self.network.mend()
         self.network.plug(CONTROLLER)
         for name, host in self.hosts.items():
-            if host.bmc.host_alive():  # a host that is off is plugged in when it boots
+            if host.on:  # a host that is off is plugged in when it boots
                 self.network.plug(name)
                 self.nova.join(name)
                 self.nova.thaw(name)
@@ -368,15 +288,3 @@ class Rig:
     def _session(self) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(str(self.directory / "controller.sock"))
         return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(5))
-
-
-def _health(directory: Path, compute: Health) -> None:
-    report = HealthReport(nova_compute=compute, libvirt=Health.UP)
-    write_durably(directory / "health.json", msgspec.json.encode(report))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return ""

@@ -333,8 +333,22 @@ class Walk:
         for command in decision.commands:
             self.judge(command, decision)
         self.judge_state(before, decision.state)
+        self.judge_changed(before, decision)
         self.state = journal.trimmed(decision.state)
         self.judge_journal(before)
+
+    def judge_changed(self, before: State, decision: Decision) -> None:
+        """What is not named as changed is the very same, so nobody needs to compare it."""
+        if decision.changed is None:
+            return
+        after = decision.state
+        hosts = {h for h, record in after.hosts.items() if before.hosts.get(h) is not record}
+        incidents = {k for k, incident in after.incidents.items() if before.incidents.get(k) is not incident}
+        assert hosts <= decision.changed.hosts <= after.hosts.keys(), self.last
+        assert incidents <= decision.changed.incidents <= after.incidents.keys(), self.last
+        trimmed = journal.trimmed(after)
+        named, compared = (journal.changes(before, trimmed, c) for c in (decision.changed, None))
+        assert sorted(named, key=repr) == sorted(compared, key=repr), self.last
 
     def judge(self, command: Command, decision: Decision) -> None:
         """One command that is to be sent."""

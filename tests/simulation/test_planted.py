@@ -80,7 +80,8 @@ def _also(decision: Decision, kind: CommandKind, make: Callable[[Command], Comma
     for c in extra:
         incident = incidents[c.incident]
         incidents[c.incident] = replace(incident, pending=(*incident.pending, c))
-    return replace(decision, state=replace(decision.state, incidents=incidents), commands=(*decision.commands, *extra))
+    state = replace(decision.state, incidents=incidents)
+    return replace(decision, state=state, changed=None, commands=(*decision.commands, *extra))
 
 
 def partitioned_is_down(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from ha_agent.controller.effects import AskWitness, Do, ReadBmc, ReadNova
-from ha_agent.controller.engine import Engine
+from ha_agent.controller.engine import STALE_MAX, Engine
+from ha_agent.decide import Changed, next_wake
 from ha_agent.errors import LeaseLost, StoreFull, UsageError
 from ha_agent.model import (
     Answer,
@@ -31,6 +32,7 @@ from ha_agent.model import (
 )
 from ha_agent.policy import HostPolicy, Policy
 from ha_agent.ports import Heartbeat, NovaSeen, ProbeAnswered, Reported
+from ha_agent.sim.stage import Stage
 from ha_agent.store.memory import MemoryStore
 
 HOSTS = [f"c{n}" for n in range(1, 7)]
@@ -408,3 +410,28 @@ def test_an_ordered_fence_of_a_living_host_can_be_withdrawn_but_not_confirmed() 
         bench.order(Order.CONFIRM_FENCED, "c3")
     bench.order(Order.RELEASE, "c2")
     assert bench.engine.state.incidents[incident.id].phase is Phase.CLOSED
+
+
+class Watched(Engine):
+    """After every change: what is kept of it is what a look at everything would show."""
+
+    looks = 0
+
+    def _after_state(self, changed: Changed | None = None) -> None:
+        super()._after_state(changed)
+        incidents = self.state.incidents.values()
+        assert set(self._open_hosts) == {i.host for i in incidents if i.phase is Phase.OPEN}
+        assert self._wake_at == next_wake(self.state)
+        assert len(self._wakes) <= STALE_MAX + 3 * len(self._open) + len(incidents)
+        self.looks += 1
+
+
+def test_what_is_open_and_when_it_is_due_is_kept_up_to_date() -> None:
+    for seed in (1, 4, 5, 8):
+        stage = Stage(seed, Watched)
+        stage.begin()
+        stage.finish()
+        engine = stage.sim.processes[0].engine
+        assert isinstance(engine, Watched)
+        assert engine.looks > 30
+        assert not engine._open

@@ -530,7 +530,9 @@ def test_readings_are_passed_on_where_there_is_an_incident(leads: bool, opened: 
 
 
 def together(bench: Bench) -> list[tuple[str, int, int]]:
-    return [(v.host, v.silent, v.silent_domain) for v in bench.verdicts()]
+    lookout = bench.lookout
+    suspects = [v for _, v in sorted(lookout.views.items()) if v.suspect_at is not None and v.host in lookout._silent]
+    return [(v.host, *lookout._together(v)) for v in suspects]
 
 
 def test_hosts_that_fall_silent_together_are_counted_in_all_and_by_failure_domain() -> None:
@@ -538,7 +540,23 @@ def test_hosts_that_fall_silent_together_are_counted_in_all_and_by_failure_domai
     bench.at(103.0)
     keep_alive(bench, "h4", "h5", "h6")
     bench.at(104.0)
-    assert together(bench) == [("h1", 1, 1), ("h2", 2, 1), ("h3", 3, 2)]
+    assert together(bench) == [("h1", 3, 2), ("h2", 3, 1), ("h3", 3, 2)]
+    assert {(v.silent, v.silent_domain) for v in bench.verdicts()} == {(1, 1)}, "a suspicion counts nobody"
+    bench.beat("h1")
+    assert together(bench) == [("h2", 2, 1), ("h3", 2, 1)]
+
+
+def test_who_is_silent_is_counted_anew_now_and_then() -> None:
+    bench = Bench()
+    bench.at(103.0)
+    keep_alive(bench, "h3", "h4")
+    bench.at(104.0)
+    assert together(bench) == [("h1", 2, 2), ("h2", 2, 2)]
+    bench.record("h2", maintenance="planned")
+    bench.now_s = 104.2
+    assert together(bench)[0] == ("h1", 2, 2)
+    bench.now_s = 104.3
+    assert together(bench)[0] == ("h1", 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -586,6 +604,8 @@ def test_who_is_not_counted_among_the_silent(change: str, count: int) -> None:
         bench.lookout.views["h2"] = replace(view, seen=False)
     if change == "partitioned":
         bench.lookout.views["h2"] = replace(view, verdict=Verdict.PARTITIONED)
+    bench.now_s = 106.0
+    keep_alive(bench, "h3", "h4")
     bench.at(107.0)
     assert [(h, n) for h, n, _ in together(bench) if h == "h1"] == [("h1", count)]
 
@@ -603,6 +623,8 @@ def test_which_verdicts_count_among_the_silent(verdict: Verdict, counts: bool) -
     keep_alive(bench, "h1", "h3", "h4")
     bench.at(104.0)
     bench.lookout.views["h2"] = replace(bench.lookout.views["h2"], verdict=verdict)
+    bench.now_s = 106.0
+    keep_alive(bench, "h3", "h4")
     bench.at(107.0)
     assert [(h, n) for h, n, _ in together(bench) if h == "h1"] == [("h1", 2 if counts else 1)]
 
@@ -623,6 +645,8 @@ def test_only_hosts_that_fell_silent_at_about_the_same_time_count(gap_s: float, 
     keep_alive(bench, "h1", "h3", "h4")
     bench.at(104.0)
     bench.lookout.views["h2"] = replace(bench.lookout.views["h2"], suspect_at=107.0 - gap_s)
+    bench.now_s = 106.0
+    keep_alive(bench, "h3", "h4")
     bench.at(107.0)
     assert [(h, n) for h, n, _ in together(bench) if h == "h1"] == [("h1", count)]
 
@@ -778,4 +802,4 @@ def test_after_a_pause_a_host_that_was_silent_is_silent_no_more() -> None:
     bench = silent(until=104.0)
     bench.now_s = 140.0
     bench.lookout.paused()
-    assert bench.lookout._together(replace(bench.lookout.views["h2"], suspect_at=140.0)) == []
+    assert bench.lookout._together(replace(bench.lookout.views["h2"], suspect_at=140.0)) == (1, 1)

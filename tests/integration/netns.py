@@ -91,7 +91,7 @@ class Network:
         )
         near = ("eth0", "netns", machine, "address", card)
         _run("ip", "link", "add", *near, "type", "veth", "peer", "name", name, "netns", switch)
-        _run("ip", "-n", switch, "link", "set", name, "master", BRIDGE)
+        _run("ip", "-n", switch, "link", "set", "dev", name, "master", BRIDGE)
         _run("ip", "-n", machine, "address", "add", f"{self.address(name)}/24", "dev", "eth0")
         _run("ip", "-n", machine, "link", "set", "eth0", "up")
 
@@ -119,16 +119,16 @@ class Network:
 
     def pull(self, name: str) -> None:
         """Its cable is out."""
-        _run("ip", "-n", self.namespace(SWITCH), "link", "set", name, "down")
+        _run("ip", "-n", self.namespace(SWITCH), "link", "set", "dev", name, "down")
 
     def plug(self, name: str) -> None:
         """Its cable is in."""
-        _run("ip", "-n", self.namespace(SWITCH), "link", "set", name, "up")
+        _run("ip", "-n", self.namespace(SWITCH), "link", "set", "dev", name, "up")
 
     def replace(self, name: str) -> None:
         """Another kernel, its cable out: what the old one still had to send, for processes that died, never leaves it. For a machine whose
         power is gone; nothing must run on it."""
-        _run("ip", "-n", self.namespace(SWITCH), "link", "del", name)
+        _run("ip", "-n", self.namespace(SWITCH), "link", "del", "dev", name)
         _run("ip", "netns", "del", self.namespace(name))
         self._made.remove(name)
         self._connect(name)

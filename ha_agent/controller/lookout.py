@@ -38,6 +38,7 @@ from ha_agent.ports import (
 )
 
 COUNT_EVERY_S = 0.2  # who is silent together is counted anew after this, and whenever a silence begins or ends
+FIRST_PROBES_PER_S = 2000.0
 ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
 
@@ -119,7 +120,7 @@ class Lookout:
                 self.views[host] = witness.fresh(host, now, seen=seen, boot_id=record.boot_id if record else "")
                 if seen:
                     self._seen.add(host)
-                self._probe_after(host, self.random.uniform(0.5, 2.0))
+                self._probe_after(host, self.random.uniform(0.5, max(2.0, self._spread_s())))
         for host in [h for h in self.views if h not in policy.hosts]:
             del self.views[host]
             self._silence.over(host)
@@ -194,7 +195,7 @@ class Lookout:
             self._counted = None
         self._wait_for(host)
         if host not in self._probe_at:
-            self._probe_after(host, self.random.uniform(0.8, 1.0))
+            self._probe_after(host, self.random.uniform(0.8, max(1.0, self._spread_s())))
         if not self._leading():
             return
         self._given.pop(host, None)
@@ -379,6 +380,10 @@ class Lookout:
             pause = detection.witness_fresh_s / 3
             enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._ring) - 1))
             self._probe_after(host, (pause if enough else min(pause, 2.0)) * self.random.uniform(0.8, 1.0))
+
+    def _spread_s(self) -> float:
+        """Over how long the first questions about all hosts are spread, when they come back together after a restart of ours."""
+        return len(self.policy.hosts) * self.policy.detection.probes / FIRST_PROBES_PER_S
 
     def _probe_after(self, host: str, pause_s: float) -> None:
         at = self.clock.now() + pause_s

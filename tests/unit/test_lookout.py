@@ -712,6 +712,11 @@ def test_nobody_is_asked_to_reach_a_host_that_is_not_heard_until_it_is() -> None
     assert bench.lookout._probes == []
 
 
+def test_first_questions_about_thousands_of_hosts_are_spread() -> None:
+    bench = Bench(hosts=2000, racks=4)
+    assert {at for at, _ in bench.lookout._probes} == {105.0}, "2,000 hosts, five questions about each, 2,000 a second"
+
+
 def test_a_single_host_needs_nobody_it_cannot_have() -> None:
     bench = Bench(hosts=1, witness_fresh_s=306.0)
     bench.at(102.0)

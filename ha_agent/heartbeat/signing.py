@@ -7,7 +7,9 @@ silent, but it cannot make a dead host answer, and it cannot replay an old answe
 from __future__ import annotations
 
 import datetime
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -53,13 +55,25 @@ class Signer:
         return Signed(nonce=nonce, name=self.name, boot_id=boot_id, signature=signature, chain=self._chain)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Vouched:
+    """A chain that was found good: the SHA-256 of each certificate, the signer's key, and while all that was looked at is valid."""
+
+    chain: tuple[bytes, ...]
+    key: object
+    since: datetime.datetime
+    until: datetime.datetime
+
+
 class Verifier:
     """Judges signatures by the authorities in `directory`/ca.pem and the revocations beside it. Raises UsageError where they cannot be
-    read."""
+    read. A host shows the same certificates at every probe: what was found of the last ones is remembered, one chain for each host, and
+    holds as long as this verifier, whose authorities and revocations do not change."""
 
     def __init__(self, directory: Path) -> None:
         self._anchors = certs.load_certificates(directory / "ca.pem")
         self._revoked = revocation.revoked(revocation.load(directory / revocation.FILE, self._anchors))
+        self._vouched: dict[str, Vouched] = {}
 
     def check(self, signed: Signed, nonce: str, target: str, wall: float) -> str:
         """The boot id that `target` has signed with our nonce. `wall`: Unix seconds, for the certificates' validity.
@@ -67,36 +81,52 @@ class Verifier:
         Raises ProtocolError saying what does not hold."""
         if signed.nonce != nonce or signed.name != target:
             raise ProtocolError("the signature is of another probe")
+        now = datetime.datetime.fromtimestamp(wall, datetime.UTC)
+        chain = tuple(hashlib.sha256(one).digest() for one in signed.chain)
+        vouched = self._vouched.get(target)
+        if vouched is None or vouched.chain != chain or not vouched.since <= now <= vouched.until:
+            vouched = self._vouched[target] = self._vouch(signed, chain, target, now)
+        try:
+            _verify(vouched.key, signed.signature, message(nonce, target, signed.boot_id))
+        except InvalidSignature:
+            raise ProtocolError("the signature does not hold") from None
+        return signed.boot_id
+
+    def _vouch(self, signed: Signed, digests: tuple[bytes, ...], target: str, now: datetime.datetime) -> Vouched:
+        """What is found of a chain that was not seen before. Raises ProtocolError."""
         try:
             chain = [x509.load_der_x509_certificate(one) for one in signed.chain]
             role, name = certs.identity(chain[0])
             if (role, name) != ("host", target):
                 raise ProtocolError(f"the signer is {role} {name!r}, not host {target!r}")
-            if not self._trusted(chain, datetime.datetime.fromtimestamp(wall, datetime.UTC)):
+            path = self._path(chain, now)
+            if not path:
                 raise ProtocolError("no authority of ours issued the signer's certificate, or it has expired")
             if any(each in self._revoked for each in chain):
                 raise ProtocolError("the signer's certificate is revoked")
-            _verify(chain[0].public_key(), signed.signature, message(nonce, target, signed.boot_id))
+            return Vouched(
+                chain=digests,
+                key=chain[0].public_key(),
+                since=max(each.not_valid_before_utc for each in path),
+                until=min(each.not_valid_after_utc for each in path),
+            )
         except (ValueError, UsageError) as error:
             raise ProtocolError(f"the signer's certificate cannot be read: {error}") from None
-        except InvalidSignature:
-            raise ProtocolError("the signature does not hold") from None
-        return signed.boot_id
 
-    def _trusted(self, chain: Sequence[x509.Certificate], now: datetime.datetime) -> bool:
-        """Whether each certificate is issued by the next, and one of them by an authority of ours, all valid now."""
+    def _path(self, chain: Sequence[x509.Certificate], now: datetime.datetime) -> list[x509.Certificate]:
+        """From the signer's certificate to an authority of ours, each issued by the next, all valid now; empty where there is none."""
         for position, certificate in enumerate(chain):
             if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-                return False
+                return []
             if position > 0 and not _is_authority(certificate):
-                return False
+                return []
             for anchor in self._anchors:
                 valid = anchor.not_valid_before_utc <= now <= anchor.not_valid_after_utc
                 if valid and _is_authority(anchor) and certs.issued_by(certificate, anchor):
-                    return True
+                    return [*chain[: position + 1], anchor]
             if position + 1 >= len(chain) or not certs.issued_by(certificate, chain[position + 1]):
-                return False
-        return False
+                return []
+        return []
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

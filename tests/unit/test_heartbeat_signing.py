@@ -1,0 +1,36 @@
+"""What a verifier remembers of the certificates that it has judged."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from ha_agent.errors import ProtocolError
+from ha_agent.heartbeat import pki
+from ha_agent.heartbeat.signing import Signer, Verifier
+
+NONCE = "0123456789abcdef0123456789abcdef"
+
+
+def test_a_chain_that_was_found_good_is_judged_again_when_it_or_the_time_changes(tmp_path: Path) -> None:
+    authority = pki.Pki(tmp_path / "ca")
+    authority.init()
+    wall = datetime.datetime.now(datetime.UTC).timestamp()
+    target = authority.issue("host", "target")
+    verifier = Verifier(target)
+    old = Signer(target).sign(NONCE, "boot-1")
+    for _ in range(2):
+        assert verifier.check(old, NONCE, "target", wall) == "boot-1"
+    for when in (wall - 86400, wall + 3 * 365 * 86400):
+        with pytest.raises(ProtocolError, match="expired"):
+            verifier.check(old, NONCE, "target", when)
+    assert verifier.check(old, NONCE, "target", wall) == "boot-1"
+    new = Signer(authority.renew("host", "target", tmp_path / "again")).sign(NONCE, "boot-2")
+    assert new.chain != old.chain
+    assert verifier.check(new, NONCE, "target", wall) == "boot-2"
+    assert verifier.check(old, NONCE, "target", wall) == "boot-1"
+    mixed = type(new)(nonce=NONCE, name="target", boot_id="boot-1", signature=old.signature, chain=new.chain)
+    with pytest.raises(ProtocolError, match="signature"):
+        verifier.check(mixed, NONCE, "target", wall)

@@ -13,6 +13,7 @@ from ha_agent.heartbeat.channel import Channel, DialError
 from ha_agent.heartbeat.counters import Counters
 from ha_agent.heartbeat.credentials import Credentials
 from ha_agent.heartbeat.expiry import Thresholds
+from ha_agent.heartbeat.pace import Pace
 from ha_agent.heartbeat.peer import Peer, peer_of
 from ha_agent.model import Answer, Presence, Value
 from ha_agent.ports import Clock, Disconnected, ForeignClaim, Heartbeat, Observer, ProbeAnswered, Random
@@ -58,6 +59,7 @@ class Shared:
     store_id: str = ""
     epoch: int = 0
     requests: int = 0
+    pace: Pace = field(default_factory=Pace)
     peers: dict[str, Peer] = field(default_factory=dict)  # the newest certificate that each host has shown
 
     def shown(self, host: str, signed: wire.Signed) -> None:
@@ -101,7 +103,9 @@ class Link:
         answered, error, self._beats = True, "", 0
         channel: Channel | None = None
         try:
-            channel = await shared.credentials.dial(self.endpoint.address, self.endpoint.port, shared.options.dial_s)
+            where, dial_s = self.endpoint, shared.options.dial_s
+            async with shared.pace.turn():
+                channel = await shared.credentials.dial(where.address, where.port, dial_s)
             self.channel = channel
             if (channel.role, channel.name) != ("host", self.host):
                 counters.refused_identities += 1

@@ -34,6 +34,8 @@ from tests.integration.netns_host import ROOT, Host
 CONTROLLER = "controller-1"
 HOSTS = ("compute-1", "compute-2", "compute-3", "compute-4")
 TAG = "automatic-recovery"
+HEARTBEAT_S = 0.5
+SUSPECT_AFTER_S = 2.5
 HUNG_PATIENCE_S = 4.0
 READY_S = 40.0
 LOOK_S = 0.1
@@ -112,8 +114,8 @@ class Rig:
             "name": CONTROLLER,
             "pki": {"directory": "pki"},
             "detection": {
-                "heartbeat_interval_s": 0.5,
-                "suspect_after_s": 2.5,
+                "heartbeat_interval_s": HEARTBEAT_S,
+                "suspect_after_s": SUSPECT_AFTER_S,
                 "down_after_s": 4,
                 "hung_patience_s": HUNG_PATIENCE_S,
                 "nova_report_interval_s": 1,

@@ -24,6 +24,11 @@ STAGES_MAX = 20  # stages are words of the core; more than this would be a bug, 
 # A number of the facade with a metric of its own: name -> (kind, metric, help).
 KNOWN: Mapping[str, tuple[str, str, str]] = {
     "loop_lag_s": ("gauge", "loop_lag_seconds", "How late the loop woke up last"),
+    "sickness": (
+        "gauge",
+        "self_doubt",
+        "0: the controller is well; 8: it trusts nothing that it sees, and waits twice as long",
+    ),
     "loop_turns": ("counter", "loop_turns", "Turns of the loop"),
     "store_write_s": ("gauge", "store_write_seconds", "How long the last journal write took"),
     "heartbeats": ("counter", "heartbeats", "Heartbeats received"),

@@ -283,16 +283,6 @@ def _half_alive(view: View, ctx: Context, what: str) -> tuple[Verdict, str]:
     return Verdict.UNKNOWN, f"{what}, Nova heard nothing of it for {frozen:.0f} s of {patience:.0f} s"
 
 
-def doubt(silent_hosts: int, known: int, detection: Detection) -> str:
-    """Many suspects at once are more likely our network than theirs: when more than `doubt_share` of the hosts that were ever heard, and
-    at least `doubt_min`, are silent, or when every one of several is."""
-    if known >= 2 and silent_hosts >= known:
-        return f"all {known} hosts fell silent: it is more likely this controller's network"
-    if silent_hosts >= detection.doubt_min and silent_hosts > detection.doubt_share * known:
-        return f"{silent_hosts} of {known} hosts are silent: it is more likely this controller's network"
-    return ""
-
-
 def eligible(
     target: View,
     views: Mapping[str, View],

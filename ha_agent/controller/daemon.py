@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from ha_agent import selfdoubt
 from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, LeaderInfo
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
+from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
 from ha_agent.controller.summaries import summaries
 from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note
@@ -33,6 +36,7 @@ from ha_agent.recovery import select
 
 EVENTS_KEPT = 2000
 SLOW_LOOP_S = 0.5
+LAG_EVERY_S = 0.25
 DRAIN_S = 2.0  # how long a stop waits for notifications that are on their way
 
 log = logging.getLogger("ha_agent")
@@ -84,8 +88,10 @@ class Controller:
         )
         self._wake = asyncio.Event()
         self._stopping = False
-        self._turned_at = clock.now()
+        self._turned_at = self._felt_at = clock.now()
         self.loop_lag_s = 0.0
+        self._lag_s = 0.0  # what is remembered of it
+        self._own_network = OwnNetwork()
         self.cloud_error = ""  # why Nova could not be read when it was last looked at
         self.turns = 0
         self._told = 0
@@ -106,18 +112,30 @@ class Controller:
         """Turn the loop until `stop`. Raises StoreError when the store cannot be read at the start."""
         self.engine.start()
         await self.monitor.start()
+        beside = [asyncio.create_task(each) for each in (self._look_at_itself(), self._measure_lag())]
         try:
             while not self._stopping:
                 self._turn()
-                wait = self._wait_s()
-                due = self.clock.now() + wait
-                try:
-                    await asyncio.wait_for(self._wake.wait(), wait)
-                except TimeoutError:
-                    self.loop_lag_s = max(0.0, self.clock.now() - due)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._wait_s())
                 self._wake.clear()
         finally:
+            for each in beside:
+                each.cancel()
             await self._shut()
+
+    async def _look_at_itself(self) -> None:
+        """Its own network, now and then, in a thread."""
+        while True:
+            await asyncio.to_thread(self._own_network.look)
+            await asyncio.sleep(LOOKS_EVERY_S)
+
+    async def _measure_lag(self) -> None:
+        """How late the loop comes to what is due."""
+        while True:
+            due = self.clock.now() + LAG_EVERY_S
+            await asyncio.sleep(LAG_EVERY_S)
+            self.loop_lag_s = max(0.0, self.clock.now() - due)
 
     def stop(self) -> None:
         """End `run`, with a clean hand-over: what is under way is journalled, the lease is released."""
@@ -143,6 +161,7 @@ class Controller:
         self._wake.set()
 
     def _turn(self) -> None:
+        self._feel()
         self.engine.tick()
         self.executor.carry_out(self.engine.effects())
         if self.engine.told != self._told and self._outbox is not None:
@@ -158,6 +177,15 @@ class Controller:
                 set_claim(*claim)
         self._turned_at = self.clock.now()
         self.turns += 1
+
+    def _feel(self) -> None:
+        """How well it is itself: a loop that ran late heard its hosts late."""
+        now = self.clock.now()
+        self._lag_s = selfdoubt.remembered(self.loop_lag_s, self._lag_s, now - self._felt_at)
+        self._felt_at = now
+        network = self._own_network
+        own = selfdoubt.Own(lag_s=self._lag_s, no_carrier=network.no_carrier, gateway=network.gateway)
+        self.engine.lookout.feel(own)
 
     def _publish(self) -> None:
         """Only the leader drains the outbox."""
@@ -334,6 +362,7 @@ class Controller:
         """See Facade."""
         numbers: dict[str, float] = dict(self._tallies)
         numbers["loop_lag_s"] = self.loop_lag_s
+        numbers["sickness"] = float(self.engine.lookout.sickness)
         numbers["loop_turns"] = float(self.turns)
         numbers["nova_readable"] = float(not self.cloud_error)
         numbers["false_suspicions"] = float(self.engine.suspicions)

@@ -4,11 +4,12 @@ has to be remembered and when it is looked at again. No work here grows with the
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Container, Sequence
 
 import msgspec
 
-from ha_agent import witness
+from ha_agent import selfdoubt, witness
 from ha_agent.controller.effects import AnyEffect, AskWitness, ReadBmc, ReadNova
 from ha_agent.controller.silence import Silence
 from ha_agent.controller.together import Together
@@ -17,6 +18,7 @@ from ha_agent.model import (
     AnyEvent,
     Beat,
     Phase,
+    Power,
     PowerRead,
     State,
     Value,
@@ -39,6 +41,7 @@ from ha_agent.ports import (
 
 COUNT_EVERY_S = 0.2  # who is silent together is counted anew after this, and whenever a silence begins or ends
 FIRST_PROBES_PER_S = 2000.0
+NOVA_LATELY_S = 15.0  # so old may be what we know of whether Nova answers
 ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
 
@@ -86,6 +89,13 @@ class Lookout:
         ] = {}  # of hosts that are heard: nobody is asked to reach another one in quiet times
         self._given: dict[str, tuple[Verdict, str]] = {}
         self._silent: set[str] = set()
+        self.own = selfdoubt.Own()
+        self.sickness = 0
+        self._factor = 1.0
+        self._patient: dict[Detection, Detection] = {}
+        self._answers = selfdoubt.Beside()
+        self._beside_at: float | None = None
+        self._nova_read_at = self._nova_failed_at = -math.inf
         self._seen: set[str] = set()  # heard at least once, ever
         self._counted: Together | None = None
         self._counted_at = 0.0
@@ -168,6 +178,10 @@ class Lookout:
                     self._tell(PowerRead(host=obs.host, readings=obs.readings))
             case NovaSeen():
                 self._note_row(obs)
+                if obs.service is None:
+                    self._nova_failed_at = obs.at
+                else:
+                    self._nova_read_at = obs.at
                 self.views[obs.host] = witness.nova_seen(view, obs)
             case Reported():
                 self.views[obs.host] = witness.reported(view, obs, self._detection(obs.host))
@@ -181,7 +195,12 @@ class Lookout:
 
     def _detection(self, host: str) -> Detection:
         policy = self.policy.hosts.get(host)
-        return policy.detection if policy else self.policy.detection
+        detection = policy.detection if policy else self.policy.detection
+        if self._factor == 1.0:
+            return detection
+        if detection not in self._patient:
+            self._patient[detection] = selfdoubt.patient(detection, self._factor)
+        return self._patient[detection]
 
     def heard(self, view: witness.View, beat: Heartbeat) -> None:
         """A heartbeat. `decide` is told only where the journal does not know what it says."""
@@ -352,7 +371,29 @@ class Lookout:
         return record is not None and bool(record.maintenance)
 
     def _doubt(self, view: witness.View) -> str:
-        return witness.doubt(self._together(view)[0], len(self._seen), self.policy.detection)
+        return selfdoubt.doubt(
+            self._together(view)[0], len(self._seen), self.policy.detection, self.own, self._beside(self.clock.now())
+        )
+
+    def feel(self, own: selfdoubt.Own) -> None:
+        """What this controller knows of itself now. Its sickness lengthens its patience with everybody."""
+        self.own = own
+        self.sickness = selfdoubt.sickness(own, self._beside(self.clock.now()))
+        factor = selfdoubt.patience(self.sickness)
+        if factor != self._factor:
+            self._factor = factor
+            self._patient.clear()
+
+    def _beside(self, now: float) -> selfdoubt.Beside:
+        """What answers beside the hosts: the devices of those that are silent, and Nova."""
+        if self._beside_at is None or not self._beside_at <= now <= self._beside_at + COUNT_EVERY_S:
+            read = [self.views[h].power for h in self._silent if self.views[h].power]
+            mute = sum(all(r.power is Power.UNKNOWN for r in readings) for readings in read)
+            lately = now - NOVA_LATELY_S
+            nova = None if max(self._nova_read_at, self._nova_failed_at) < lately else self._nova_read_at >= lately
+            self._answers = selfdoubt.Beside(bmcs=len(read) - mute, bmcs_mute=mute, nova=nova)
+            self._beside_at = now
+        return self._answers
 
     def _eligible(self, view: witness.View, now: float) -> tuple[str, ...]:
         domains = {h: self.policy.hosts[h].domain for h in self.reached.get(view.host, {}) if h in self.policy.hosts}

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_agent import witness
+from ha_agent import selfdoubt, witness
 from ha_agent.model import Answer, Power, Reading, Verdict
 from ha_agent.plans import FENCING_VERDICTS
 from ha_agent.policy import Detection
@@ -146,9 +146,9 @@ def test_who_may_speak(up: set[str], suspect: set[str], ctx: witness.Context, da
 
 @given(st.integers(0, 50), st.integers(0, 50), detections)
 def test_doubt_only_grows_with_the_silence(silent: int, known: int, detection: Detection) -> None:
-    if witness.doubt(silent, known, detection):
-        assert witness.doubt(silent + 1, known, detection)
+    if selfdoubt.doubt(silent, known, detection):
+        assert selfdoubt.doubt(silent + 1, known, detection)
     if known >= 2:
-        assert witness.doubt(known, known, detection)
+        assert selfdoubt.doubt(known, known, detection)
     if silent < min(known, detection.doubt_min):
-        assert not witness.doubt(silent, known, detection), "one host of many casts no doubt"
+        assert not selfdoubt.doubt(silent, known, detection), "one host of many casts no doubt"

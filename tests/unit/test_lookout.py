@@ -38,6 +38,7 @@ from ha_agent.ports import (
     ProbeAnswered,
     Reported,
 )
+from ha_agent.selfdoubt import Beside, Own
 
 replace = msgspec.structs.replace
 SILENT, SIGNED = Answer.SILENT, Answer.SIGNED
@@ -808,3 +809,74 @@ def test_after_a_pause_a_host_that_was_silent_is_silent_no_more() -> None:
     bench.now_s = 140.0
     bench.lookout.paused()
     assert bench.lookout._together(replace(bench.lookout.views["h2"], suspect_at=140.0)) == (1, 1)
+
+
+# --- self-doubt ---
+
+
+def test_a_sick_controller_is_patient_with_everybody() -> None:
+    bench = Bench()
+    bench.lookout.feel(Own(lag_s=9.0))
+    assert bench.lookout.sickness == 4
+    bench.now_s = 101.0
+    keep_alive(bench, "h1", "h2", "h3", "h4")
+    assert bench.at(106.9).lookout.views["h1"].suspect_at is None
+    assert bench.at(107.0).lookout.views["h1"].suspect_at == 107.0, "6 s instead of 4"
+    bench.at(115.9)
+    assert bench.lookout.views["h1"].verdict is Verdict.SUSPECT
+    bench.lookout.feel(Own())
+    assert bench.lookout.sickness == 0
+    keep_alive(bench, "h1")
+    assert bench.at(119.9).lookout.views["h1"].suspect_at == 119.9
+
+
+def test_a_silence_that_seems_over_too_early_is_waited_for_again() -> None:
+    """The windows grew while the host was silent."""
+    bench = Bench()
+    bench.now_s = 103.0
+    bench.lookout.feel(Own(lag_s=9.0))
+    assert bench.at(104.0).lookout.views["h1"].suspect_at is None
+    assert bench.lookout.next_at() <= 106.0
+    assert bench.at(106.0).lookout.views["h1"].suspect_at == 106.0
+
+
+@pytest.mark.parametrize(
+    ("hosts", "power", "row", "nova"), [(6, Power.UNKNOWN, False, False), (6, Power.ON, True, True)]
+)
+def test_what_answers_beside_the_hosts_is_counted(hosts: int, power: Power, row: bool, nova: bool) -> None:
+    bench = Bench(hosts=hosts)
+    bench.at(103.0)
+    keep_alive(bench, "h3", "h4", "h5", "h6")
+    bench.at(104.0)
+    assert bench.lookout._beside(104.0) == Beside()
+    for host in ("h1", "h2"):
+        reading = Reading(device="bmc", power=power, at=104.1, wall=0.0)
+        bench.now_s = 104.1
+        bench.see(PowerSeen(host=host, at=104.1, readings=(reading,)))
+    service = ComputeService(id="1", host="h1", updated_at="t") if row else None
+    bench.see(NovaSeen(host="h1", at=104.1, service=service))
+    mute = 2 if power is Power.UNKNOWN else 0
+    assert bench.lookout._beside(104.5) == Beside(bmcs=2 - mute, bmcs_mute=mute, nova=nova)
+    assert bench.lookout._beside(119.2).nova is None, "that was too long ago"
+
+
+def test_two_silent_hosts_cast_doubt_where_nothing_else_answers() -> None:
+    bench = Bench(hosts=6)
+    bench.reach("h1", "h5")
+    bench.reach("h2", "h5")
+    bench.at(103.0)
+    keep_alive(bench, "h3", "h4", "h5", "h6")
+    for now_s in (104.0, 106.0, 108.0, 110.0, 112.0):
+        bench.at(now_s)
+        keep_alive(bench, "h3", "h4", "h5", "h6")
+        for host in ("h1", "h2"):
+            bench.see(
+                PowerSeen(
+                    host=host, at=now_s, readings=(Reading(device="bmc", power=Power.UNKNOWN, at=now_s, wall=0.0),)
+                )
+            )
+            bench.see(NovaSeen(host=host, at=now_s))
+        bench.answer(SILENT)
+    given = [v for v in bench.verdicts() if v.host == "h1"]
+    assert {v.verdict for v in given} == {Verdict.UNKNOWN}
+    assert "neither a device of theirs nor Nova answers" in given[-1].reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ha_agent import witness
+from ha_agent import selfdoubt, witness
 from ha_agent.model import Answer, ComputeService, Power, Reading, Verdict
 from ha_agent.policy import Detection
 from ha_agent.ports import Disconnected, Heartbeat, NovaSeen, PowerSeen, ProbeAnswered, Reported
@@ -165,7 +165,7 @@ def test_doubt_in_ourselves_fences_nobody() -> None:
     ],
 )
 def test_the_formula_of_doubt(silent: int, known: int, doubts: bool) -> None:
-    assert bool(witness.doubt(silent, known, D)) is doubts
+    assert bool(selfdoubt.doubt(silent, known, D)) is doubts
 
 
 def test_a_host_never_heard_is_never_down() -> None:

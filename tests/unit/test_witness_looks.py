@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ha_agent import witness
+from ha_agent import selfdoubt, witness
 from ha_agent.model import Answer, ComputeService, Health, Power, Reading, Verdict
 from ha_agent.ports import Disconnected, Heartbeat, NovaSeen, PowerSeen, ProbeAnswered, Reported
 from tests.unit.test_witness import SIGNED, SILENT, TCP, D, alive, ctx, nova, suspect
@@ -239,7 +239,7 @@ def test_a_few_witnesses_are_named_and_of_many_the_number() -> None:
 
 def test_our_network_is_doubted_from_the_least_number_on() -> None:
     for silent, doubts in ((2, False), (3, True)):
-        assert bool(witness.doubt(silent, 4, D)) is doubts
+        assert bool(selfdoubt.doubt(silent, 4, D)) is doubts
 
 
 # --- who may speak ---

@@ -1,6 +1,6 @@
 """Thousands of hosts at one heartbeat a second: what it costs the controller, and how soon it finds the dead.
 
-    python -m tests.benchmarks.heartbeat [--hosts 1000 2000 5000] [--keep FILE] [--profile quiet|start|silences]
+    python -m tests.benchmarks.heartbeat [--hosts 1000 2000 5000] [--keep FILE] [--profile first quiet start silences]
 
 One process is the controller, as the daemon runs it; one process is all remotes (see `heartbeat_farm`). Nothing here fails because a
 machine is slow. It fails where a host that was not silent got a verdict that fences, or was fenced, or where a dead one was not found.
@@ -182,11 +182,15 @@ async def _quiet(
     """The first start, and a while in which nothing happens."""
     begun = now()
     async with child("heartbeat_controller", directory) as controller:
+        if "first" in options.profile:
+            controller.order("profile")
         result.first_heard_s = (await controller.line("heard"))["at"] - begun
         result.first_cpu_s = controller.cpu_s()
         note(f"first start: all heard after {result.first_heard_s:.1f} s, {result.first_cpu_s:.1f} s CPU")
         result.first_complete_s = (await controller.line("complete"))["at"] - begun
         note(f"first start: all have their witnesses after {result.first_complete_s:.1f} s")
+        if "first" in options.profile:
+            await _profiled(controller, note)
         await asyncio.sleep(options.calm_s)
         if "quiet" in options.profile:
             controller.order("profile")
@@ -264,9 +268,10 @@ async def _restart(
 
 
 async def _profiled(controller: Child, note: Callable[[str], None]) -> None:
-    note((await controller.ask("profile", "profile"))["profile"])
-    await asyncio.sleep(0.5)
-    note(controller.lines[-1].get("profile", ""))
+    since = len(controller.lines)
+    controller.order("profile")
+    for key in ("tottime", "cumulative"):
+        note((await controller.line(key, since))[key])
 
 
 def judge(lines: Sequence[dict[str, Any]], farm: Sequence[dict[str, Any]], result: Result) -> None:
@@ -327,7 +332,7 @@ def main() -> int:
     parser.add_argument("--silences", type=int, default=Options.silences)
     parser.add_argument("--quiet", type=float, default=Options.quiet_s, help="seconds of the quiet window")
     parser.add_argument("--keep", type=Path, help="where the result is written; as it is: docs/bench-heartbeat.txt")
-    parser.add_argument("--profile", choices=["quiet", "start", "silences"], nargs="+", default=())
+    parser.add_argument("--profile", choices=["first", "quiet", "start", "silences"], nargs="+", default=())
     given = parser.parse_args()
     whole = tuple(given.hosts) == HOSTS and not given.profile
     options = Options(silences=given.silences, quiet_s=given.quiet, profile=given.profile)

@@ -229,7 +229,7 @@ async def obey(controller: Watched) -> None:
             for order in ("tottime", "cumulative"):
                 text = io.StringIO()
                 pstats.Stats(profile, stream=text).sort_stats(order).print_stats(PROFILED)
-                say(profile=text.getvalue())
+                say(**{order: text.getvalue()})
             profile = None
     controller.stop()
 

@@ -14,7 +14,7 @@ from ha_agent.policy import Detection
 
 LAG_STEP_S = 0.5
 LAG_HALVES_S = 5.0
-WORST = 8
+WORST = 8  # as many points as there are
 MOST_PATIENT = 2.0
 SEVERAL = 2  # silent hosts: one may well be dead while something of ours is broken too
 
@@ -48,15 +48,10 @@ def remembered(lag_s: float, before_s: float, gone_s: float) -> float:
 
 
 def sickness(own: Own, beside: Beside) -> int:
-    """0: in good health; WORST: nothing that it sees can be trusted."""
-    mute = beside.bmcs_mute > 0 and beside.bmcs == 0
-    points = (
-        min(4, int(own.lag_s / LAG_STEP_S)),
-        2 * bool(own.no_carrier),
-        own.gateway is False,
-        beside.nova is False,
-        mute,
-    )
+    """0: in good health; WORST: nothing that it sees can be trusted. One host without power beside a Nova that is away is no sickness of
+    ours: L1 holds for it."""
+    alone = beside.nova is False and beside.bmcs_mute >= SEVERAL and beside.bmcs == 0
+    points = (min(4, int(own.lag_s / LAG_STEP_S)), 2 * bool(own.no_carrier), own.gateway is False, alone)
     return min(WORST, sum(points))
 
 

@@ -38,10 +38,13 @@ def test_a_lag_is_forgotten_by_half_and_half_again(lag_s: float, before_s: float
         (Own(no_carrier=("eth1", "eth2")), Beside(), 2),
         (Own(gateway=False), Beside(), 1),
         (Own(gateway=True), Beside(nova=True), 0),
-        (Own(), Beside(nova=False), 1),
-        (Own(), Beside(bmcs_mute=3), 1),
-        (Own(), Beside(bmcs=1, bmcs_mute=3), 0),
-        (Own(lag_s=9.0, no_carrier=("e",), gateway=False), Beside(nova=False, bmcs_mute=1), WORST),
+        (Own(), Beside(nova=False), 0),
+        (Own(), Beside(bmcs_mute=3), 0),
+        (Own(), Beside(nova=False, bmcs_mute=1), 0),
+        (Own(), Beside(nova=False, bmcs_mute=2), 1),
+        (Own(), Beside(nova=None, bmcs_mute=2), 0),
+        (Own(), Beside(nova=False, bmcs=1, bmcs_mute=3), 0),
+        (Own(lag_s=9.0, no_carrier=("e",), gateway=False), Beside(nova=False, bmcs_mute=2), WORST),
     ],
 )
 def test_how_sick_it_is(own: Own, beside: Beside, points: int) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -154,11 +155,14 @@ class Network:
 
 
 def _tidy() -> None:
-    """Namespaces of runs that are over."""
-    for path in NAMED.glob(f"{PREFIX}*") if NAMED.is_dir() else ():
-        pid = path.name.removeprefix(PREFIX).split("-")[0]
-        if not Path(f"/proc/{pid}").exists():
-            subprocess.run(["ip", "netns", "del", path.name], check=False, capture_output=True, timeout=COMMAND_S)
+    """Namespaces of runs that were killed, and what still runs there."""
+    for path in sorted(NAMED.glob(f"{PREFIX}*")) if NAMED.is_dir() else ():
+        run = path.name.removeprefix(PREFIX).split("-")[0]
+        if not Path(f"/proc/{run}").exists():
+            for pid in _run("ip", "netns", "pids", path.name).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            _run("ip", "netns", "del", path.name)
 
 
 def _enter(descriptor: int) -> None:

@@ -36,7 +36,7 @@ HOSTS = ("compute-1", "compute-2", "compute-3", "compute-4")
 TAG = "automatic-recovery"
 HEARTBEAT_S = 0.5
 SUSPECT_AFTER_S = 2.5
-HUNG_PATIENCE_S = 4.0
+HUNG_PATIENCE_S = 7.0
 READY_S = 40.0
 LOOK_S = 0.1
 

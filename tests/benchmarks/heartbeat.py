@@ -15,6 +15,7 @@ import datetime
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,7 @@ FENCE = frozenset({Verdict.DOWN, Verdict.OFF, Verdict.HUNG})
 PATIENCE_S = 600.0  # for anything that a working controller does at all, on a very slow machine
 LINE = 1024 * 1024
 SAMPLE_S = 5.0
+VARIABLE = re.compile(r"compute-\d+|[\d.]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +266,13 @@ async def _restart(
         result.suspicions += told["suspicions"]
         result.bugs += told["bugs"]
         note(f"{result.silenced} silenced: verdicts {told['verdicts']}")
+        reasons = Counter(
+            f"{line['verdict']}: {VARIABLE.sub('…', line['reason'])}"
+            for line in controller.lines
+            if "verdict" in line and line["verdict"] not in FENCE and line["host"] in dying
+        )
+        for reason, count in reasons.most_common(8):
+            note(f"  before that, {count} times {reason}")
         return controller.lines
 
 

@@ -252,7 +252,8 @@ class Lookout:
     def _wait_for(self, host: str) -> None:
         """A look at the host when its silence begins to mean something."""
         self._look_at.pop(host, None)
-        self._silence.began(host, self.views[host].window_at, self._detection(host).suspect_after_s)
+        view = self.views[host]
+        self._silence.began(host, view.window_at, witness.suspect_after_s(view, self._detection(host)))
 
     def _look_due(self, now: float) -> None:
         for host in self._silence.due(now):

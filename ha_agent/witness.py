@@ -24,6 +24,11 @@ PHI_8 = 5.6  # deviations beyond the mean that a normal gap exceeds once in a hu
 PEAK_FADES = 0.995  # of the longest time between two heartbeats, with each one: lost frames come late by far more than a normal gap
 BEYOND_PEAK = 1.5
 STEP_S = 0.5  # of the suspicion that adapts
+LAST_LOOK_S = (
+    1.0  # so long before the first verdict Nova is asked once more, or what it heard meanwhile would come too late
+)
+ROW_AGE_S = 0.5  # of a row when it is told: one listing serves all suspects
+LAST_WAIT_S = 0.3  # beyond the verdict's time, for that answer
 DIRECT_FRESH_S = 5.0  # how long our own refused connection says that the kernel answers
 
 
@@ -46,7 +51,8 @@ class View(Value, frozen=True, kw_only=True):
     or pause). `seen`: heard at least once, ever. `round`/`judged`: the current and the last complete round of probes.
     `gap_s`, `gap_dev_s`, `gap_peak_s`: mean, mean deviation and fading longest of the times between its heartbeats; `gaps`: how many of
     them were seen, up to GAPS. `nova_base`: Nova's `updated_at` as read first
-    after the silence began; `nova_at`: when Nova was last readable; `nova_moved_at`: when it was seen to differ from the base."""
+    after the silence began; `nova_at`: when Nova was last readable; `nova_moved_at`: when it was seen to differ from the base;
+    `nova_tried_at`, `row_asked_at`: when it was last tried, and last asked."""
 
     host: str
     verdict: Verdict
@@ -70,6 +76,8 @@ class View(Value, frozen=True, kw_only=True):
     nova_base_at: float | None = None
     nova_at: float | None = None
     nova_moved_at: float | None = None
+    nova_tried_at: float | None = None
+    row_asked_at: float | None = None
     reported: str = ""
     misses: int = 0
     false_suspicions: int = 0
@@ -122,6 +130,8 @@ def heard(view: View, beat: Heartbeat) -> View:
         nova_base_at=None,
         nova_at=None,
         nova_moved_at=None,
+        nova_tried_at=None,
+        row_asked_at=None,
         reported="",
         false_suspicions=view.false_suspicions + (1 if false_alarm else 0),
         gap_s=gap_s,
@@ -179,7 +189,10 @@ def power_seen(view: View, seen: PowerSeen) -> View:
 
 def nova_seen(view: View, seen: NovaSeen) -> View:
     """Nova's row. The first one read after the silence began is the base: a later change is a sign of life."""
-    if view.suspect_at is None or seen.service is None or not seen.service.updated_at:
+    if view.suspect_at is None:
+        return view
+    view = msgspec.structs.replace(view, nova_tried_at=seen.at)
+    if seen.service is None or not seen.service.updated_at:
         return view
     text = seen.service.updated_at
     if view.nova_base is None:
@@ -209,7 +222,20 @@ def next_look(view: View, detection: Detection, now_s: float) -> float:
     end = current.at + detection.probe_timeout_s + ANSWER_SLACK_S
     down = view.window_at + detection.down_after_s
     following = max(current.at + detection.probe_interval_s, end)
-    return min((t for t in (down, end, following) if t > now_s), default=following)
+    times = (down - LAST_LOOK_S, down, down + LAST_WAIT_S, end, following)
+    return min((t for t in times if t > now_s), default=following)
+
+
+def wants_row(view: View, now_s: float, detection: Detection) -> bool:
+    """Whether Nova is to be asked for the host's row once more, shortly before the first verdict."""
+    last_look = view.window_at + detection.down_after_s - LAST_LOOK_S
+    return view.suspect_at is not None and now_s >= last_look and (view.row_asked_at or 0.0) < last_look
+
+
+def _row_awaited(view: View, ctx: Context) -> bool:
+    """S5: a host that reports to Nova is not down. Its row may have moved since the round before; an answer that is late is not waited for."""
+    down = view.window_at + ctx.detection.down_after_s
+    return (view.nova_tried_at or 0.0) < down - LAST_LOOK_S - ROW_AGE_S and ctx.now_s < down + LAST_WAIT_S
 
 
 def wants_round(view: View, ctx: Context) -> bool:
@@ -253,7 +279,8 @@ def ripe(view: View, now_s: float, detection: Detection) -> Round | None:
 
 
 def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
-    """The verdict after the full suspicion time, from a complete round; None while it is too early to say."""
+    """The verdict after the full suspicion time, from a complete round; None while it is too early to say, or where nothing but Nova's
+    row could still speak for the host and was not looked at again."""
     detection = ctx.detection
     current = ripe(view, ctx.now_s, detection)
     if current is None:
@@ -282,6 +309,8 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
     if len(denied) < len(current.asked):  # all must deny; who could not ask is left out of the next round
         mute = sorted(set(current.asked) - set(denied))
         return Verdict.UNKNOWN, f"{silence}; {_names(mute)} could not say"
+    if _row_awaited(view, ctx):
+        return None
     by = f"{silence}; {_names(denied)} cannot reach it either" if denied else f"{silence}; no witness is asked for"
     if view.power and all(r.power is Power.OFF for r in view.power):
         return Verdict.OFF, f"{by}; {', '.join(r.device for r in view.power)} reads off"

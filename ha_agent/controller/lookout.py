@@ -282,11 +282,15 @@ class Lookout:
                     now_s=now, detection=detection, doubt=self._doubt(view), nova_hears=self._nova_hears(host, now)
                 )
                 verdict = witness.judge(view, ctx)
-                assert verdict is not None, "it is ripe"
-                view = msgspec.structs.replace(view, verdict=verdict[0], reason=verdict[1])
-                self.views[host] = view
-                self._give(view, verdict[0], verdict[1], asked_last)
-            if witness.wants_round(view, ctx):
+                if verdict is not None:
+                    view = msgspec.structs.replace(view, verdict=verdict[0], reason=verdict[1])
+                    self.views[host] = view
+                    self._give(view, verdict[0], verdict[1], asked_last)
+            asks_again = witness.wants_round(view, ctx)
+            if asks_again or witness.wants_row(view, now, detection):
+                view = msgspec.structs.replace(view, row_asked_at=now)
+                self._want(ReadNova(host=host))
+            if asks_again:
                 eligible, mute = self._eligible(view, now), witness.could_not_say(view)
                 asked = tuple(w for w in eligible if w not in mute)
                 if len(asked) < detection.witnesses_min:
@@ -297,7 +301,6 @@ class Lookout:
                     self._want(
                         AskWitness(witness=w, target=host, nonce=view.round.nonce, deadline_s=detection.probe_timeout_s)
                     )
-                self._want(ReadNova(host=host))
                 if witness.answers_tcp(view, now):
                     for other in self._volunteers(host, ROWS_BESIDE):
                         self._want(ReadNova(host=other))

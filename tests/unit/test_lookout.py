@@ -154,6 +154,7 @@ def silent(answers: Sequence[Answer] = (SILENT, SILENT, SILENT), until: float = 
         bench.at(now_s)
         keep_alive(bench, "h2", "h3", "h4")
         bench.answer(*answers)
+        bench.see(NovaSeen(host="h1", at=now_s))  # Nova cannot be read
     return bench
 
 
@@ -356,12 +357,35 @@ def test_a_verdict_is_given_once_a_round() -> None:
 
 def test_a_round_that_is_not_over_does_not_date_the_verdict_of_the_last_one() -> None:
     bench = silent(until=108.0)
+    bench.at(109.0)
+    bench.see(NovaSeen(host="h1", at=109.2))
     bench.at(110.0)
     assert [v.verdict for v in bench.verdicts()] == [Verdict.DOWN]
     bench.now_s = 110.5
     bench.told.clear()
     bench.see(Disconnected(host="h1", at=110.5, answered=False))
     assert bench.verdicts() == []
+
+
+def test_nova_is_asked_once_more_before_the_first_verdict() -> None:
+    """S5: its nova-compute may have reported since the round before. What does not answer is not waited for."""
+    bench = silent(until=108.0)
+    assert bench.lookout.next_at() == 109.0
+    bench.at(109.0)
+    assert reads(bench) == ["h1"]
+    bench.at(109.5)
+    assert reads(bench) == [], "once"
+    bench.at(110.0)
+    assert bench.verdicts() == []
+    assert bench.at(110.3).verdicts()[-1].verdict is Verdict.DOWN
+    for text, verdict in (("t1", Verdict.DOWN), ("t2", Verdict.PARTITIONED)):
+        bench = silent(until=106.0)
+        for at, row in ((106.1, "t1"), (109.2, text)):
+            bench.at(at - 0.1)
+            keep_alive(bench, "h2", "h3", "h4")
+            bench.see(NovaSeen(host="h1", at=at, service=ComputeService(id="1", host="h1", updated_at=row)))
+            bench.answer(SILENT, SILENT, SILENT)
+        assert bench.at(110.0).verdicts()[-1].verdict is verdict
 
 
 def test_the_first_round_may_be_enough() -> None:

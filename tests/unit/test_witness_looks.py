@@ -70,7 +70,9 @@ def test_nova_is_looked_at_only_during_a_suspicion_and_only_where_it_says_someth
     assert nova(alive(), 105.0, "t1").nova_base is None
     nothing = (None, ComputeService(id="1", host="c1", updated_at=""))
     for service in nothing:
-        assert witness.nova_seen(SUSPECT, NovaSeen(host="c1", at=105.0, service=service)) == SUSPECT
+        tried = msgspec.structs.replace(SUSPECT, nova_tried_at=105.0)
+        assert witness.nova_seen(SUSPECT, NovaSeen(host="c1", at=105.0, service=service)) == tried
+    assert witness.nova_seen(alive(), NovaSeen(host="c1", at=105.0)) == alive()
 
 
 def test_the_first_row_is_the_base_and_a_later_change_is_a_sign_of_life() -> None:
@@ -118,9 +120,11 @@ def test_a_suspect_without_a_round_is_looked_at_at_once() -> None:
     ("asked_at", "now_s", "at"),
     [
         (104.0, 104.0, 106.0),  # the end of the time of the witnesses, and the next round
-        (104.0, 106.0, 110.0),  # the full suspicion time
+        (104.0, 106.0, 109.0),  # Nova is asked once more
+        (104.0, 109.0, 110.0),  # the full suspicion time
         (109.0, 109.5, 110.0),
-        (109.0, 110.0, 111.0),
+        (109.0, 110.0, 110.3),  # and is not waited for any longer
+        (109.0, 110.3, 111.0),
         (109.0, 111.0, 111.0),  # everything is over: now
     ],
 )
@@ -172,7 +176,21 @@ def test_only_a_suspect_is_judged() -> None:
 
 def test_the_full_suspicion_time_is_enough() -> None:
     assert judged(suspect(SILENT, silence=10.0), 109.9) is None
-    assert judged(suspect(SILENT, silence=10.0), 110.0) is Verdict.DOWN
+    view = suspect(SILENT, silence=10.0)
+    tried = msgspec.structs.replace(view, nova_tried_at=108.5)
+    assert judged(tried, 110.0) is Verdict.DOWN
+    assert judged(msgspec.structs.replace(view, nova_tried_at=108.4), 110.0) is None, "it may have reported since"
+    assert (judged(view, 110.29), judged(view, 110.3)) == (None, Verdict.DOWN), "what does not answer is not waited for"
+    assert judged(suspect(SIGNED, silence=10.0), 110.0) is Verdict.PARTITIONED, "that is known without Nova"
+
+
+def test_nova_is_asked_once_more_before_the_first_verdict() -> None:
+    view = suspect(SILENT, silence=10.0)
+    assert not witness.wants_row(view, 108.9, D)
+    assert witness.wants_row(view, 109.0, D)
+    assert witness.wants_row(msgspec.structs.replace(view, row_asked_at=108.9), 109.0, D)
+    assert not witness.wants_row(msgspec.structs.replace(view, row_asked_at=109.0), 112.0, D)
+    assert not witness.wants_row(alive(), 120.0, D)
 
 
 def test_while_a_round_runs_the_last_complete_one_counts() -> None:

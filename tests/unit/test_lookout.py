@@ -904,3 +904,10 @@ def test_two_silent_hosts_cast_doubt_where_nothing_else_answers() -> None:
     given = [v for v in bench.verdicts() if v.host == "h1"]
     assert {v.verdict for v in given} == {Verdict.UNKNOWN}
     assert "neither a device of theirs nor Nova answers" in given[-1].reason
+
+
+def test_at_first_a_controller_is_well_and_nothing_beside_the_hosts_was_asked() -> None:
+    lookout = Bench().lookout
+    assert (lookout.sickness, lookout.own) == (0, Own())
+    assert lookout._beside(10.0) == Beside()
+    assert lookout._detection("h1") is lookout.policy.hosts["h1"].detection

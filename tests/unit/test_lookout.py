@@ -861,6 +861,7 @@ def test_a_silence_that_seems_over_too_early_is_waited_for_again() -> None:
     bench.lookout.feel(Own(lag_s=9.0))
     assert bench.at(104.0).lookout.views["h1"].suspect_at is None
     assert bench.lookout.next_at() <= 106.0
+    assert not bench.lookout._looks, "no suspect yet: it waits among those that are heard"
     assert bench.at(106.0).lookout.views["h1"].suspect_at == 106.0
 
 

@@ -88,7 +88,7 @@ class Verifier:
             vouched = self._vouched[target] = self._vouch(signed, chain, target, now)
         try:
             _verify(vouched.key, signed.signature, message(nonce, target, signed.boot_id))
-        except InvalidSignature:
+        except (InvalidSignature, ValueError):  # a key that cannot even carry such a signature proves nothing either
             raise ProtocolError("the signature does not hold") from None
         return signed.boot_id
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from ha_agent.errors import ProtocolError
 from ha_agent.heartbeat import pki
@@ -34,3 +36,23 @@ def test_a_chain_that_was_found_good_is_judged_again_when_it_or_the_time_changes
     mixed = type(new)(nonce=NONCE, name="target", boot_id="boot-1", signature=old.signature, chain=new.chain)
     with pytest.raises(ProtocolError, match="signature"):
         verifier.check(mixed, NONCE, "target", wall)
+
+
+@ec.EllipticCurvePublicKey.register
+class Odd:
+    """Some keys refuse with another error than a wrong signature."""
+
+    def verify(self, *arguments: object) -> None:
+        raise ValueError("digest too large for key size")
+
+
+def test_whatever_a_key_says_of_a_signature_the_probe_hears_that_it_does_not_hold(tmp_path: Path) -> None:
+    authority = pki.Pki(tmp_path / "ca")
+    authority.init()
+    wall = datetime.datetime.now(datetime.UTC).timestamp()
+    target = authority.issue("host", "target")
+    verifier, signed = Verifier(target), Signer(target).sign(NONCE, "boot-1")
+    verifier.check(signed, NONCE, "target", wall)
+    verifier._vouched["target"] = replace(verifier._vouched["target"], key=Odd())
+    with pytest.raises(ProtocolError, match="does not hold"):
+        verifier.check(signed, NONCE, "target", wall)

@@ -24,9 +24,7 @@ PHI_8 = 5.6  # deviations beyond the mean that a normal gap exceeds once in a hu
 PEAK_FADES = 0.995  # of the longest time between two heartbeats, with each one: lost frames come late by far more than a normal gap
 BEYOND_PEAK = 1.5
 STEP_S = 0.5  # of the suspicion that adapts
-LAST_LOOK_S = (
-    1.0  # so long before the first verdict Nova is asked once more, or what it heard meanwhile would come too late
-)
+LAST_LOOK_S = 1.0  # before the first verdict Nova is asked once more, or what it heard meanwhile would come too late
 ROW_AGE_S = 0.5  # of a row when it is told: one listing serves all suspects
 LAST_WAIT_S = 0.3  # beyond the verdict's time, for that answer
 DIRECT_FRESH_S = 5.0  # how long our own refused connection says that the kernel answers
@@ -50,9 +48,8 @@ class View(Value, frozen=True, kw_only=True):
     """A host as it is seen. `window_at`: silence counts from here (the last heartbeat, or the start of a full window after our own start
     or pause). `seen`: heard at least once, ever. `round`/`judged`: the current and the last complete round of probes.
     `gap_s`, `gap_dev_s`, `gap_peak_s`: mean, mean deviation and fading longest of the times between its heartbeats; `gaps`: how many of
-    them were seen, up to GAPS. `nova_base`: Nova's `updated_at` as read first
-    after the silence began; `nova_at`: when Nova was last readable; `nova_moved_at`: when it was seen to differ from the base;
-    `nova_tried_at`, `row_asked_at`: when it was last tried, and last asked."""
+    them were seen, up to GAPS. `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when Nova was last
+    readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked."""
 
     host: str
     verdict: Verdict

@@ -84,9 +84,7 @@ class Lookout:
         self._looks: list[tuple[float, str]] = []  # at those that are
         self._look_at: dict[str, float] = {}
         self._probes: list[tuple[float, str]] = []
-        self._probe_at: dict[
-            str, float
-        ] = {}  # of hosts that are heard: nobody is asked to reach another one in quiet times
+        self._probe_at: dict[str, float] = {}  # of hosts that are heard: nobody is asked to reach another one
         self._given: dict[str, tuple[Verdict, str]] = {}
         self._silent: set[str] = set()
         self.own = selfdoubt.Own()

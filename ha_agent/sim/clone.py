@@ -99,7 +99,8 @@ class Clone:
         values = [self._of(value) for value in original]
         if all(a is b for a, b in zip(original, values, strict=True)):
             return original
-        return self.made.setdefault(id(original), tuple(values))  # type: ignore[no-any-return]
+        made = self.made[id(original)] = tuple(values)
+        return made
 
     def _method(self, original: MethodType) -> MethodType:
         return MethodType(original.__func__, self._of(original.__self__))

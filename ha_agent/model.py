@@ -577,10 +577,9 @@ class MachineSeen(Event, frozen=True, kw_only=True):
 
 
 class WitnessesSeen(Event, frozen=True, kw_only=True):
-    """These hosts reached this one lately. Told when the set has changed."""
+    """By host: who reached it lately. Told of hosts of which that has changed, many at once."""
 
-    host: str
-    witnesses: tuple[str, ...]
+    witnesses: dict[str, tuple[str, ...]]
 
 
 AnyEvent = (

@@ -42,6 +42,9 @@ from ha_agent.ports import (
 COUNT_EVERY_S = 0.2  # who is silent together is counted anew after this, and whenever a silence begins or ends
 FIRST_PROBES_PER_S = 2000.0
 NOVA_LATELY_S = 15.0  # so old may be what we know of whether Nova answers
+DIAL_S = 0.01  # a dial with its handshake costs some milliseconds of CPU at both ends: thousands take their time
+DIALS_FREE_S = 1.0  # which the windows hold anyway
+NOTE_AFTER_S = 0.5  # witnesses of many hosts are noted together
 ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
 
@@ -85,6 +88,8 @@ class Lookout:
         self._look_at: dict[str, float] = {}
         self._probes: list[tuple[float, str]] = []
         self._probe_at: dict[str, float] = {}  # of hosts that are heard: nobody is asked to reach another one
+        self._to_note: set[str] = set()
+        self._note_at = 0.0
         self._given: dict[str, tuple[Verdict, str]] = {}
         self._silent: set[str] = set()
         self.own = selfdoubt.Own()
@@ -110,7 +115,12 @@ class Lookout:
             view = self.views.get(host)
             if view is not None and record.first_seen_wall and not view.seen:
                 self.views[host] = msgspec.structs.replace(
-                    view, seen=True, boot_id=record.boot_id, verdict=Verdict.ALIVE, window_at=now, suspect_at=None
+                    view,
+                    seen=True,
+                    boot_id=record.boot_id,
+                    verdict=Verdict.ALIVE,
+                    window_at=max(now, view.window_at),
+                    suspect_at=None,
                 )
                 self._seen.add(host)
                 self._silent.discard(host)
@@ -118,17 +128,17 @@ class Lookout:
         self._given.clear()
 
     def set_policy(self, policy: Policy) -> None:
-        """A new inventory: known hosts keep their view, new ones get a full window."""
+        """A new inventory: known hosts keep their view, new ones get a full window, from when all of them can have been dialled."""
         self.policy = policy
-        now = self.clock.now()
-        for host in policy.hosts:
-            if host not in self.views:
-                record = self._state().hosts.get(host)
-                seen = record is not None and bool(record.first_seen_wall)
-                self.views[host] = witness.fresh(host, now, seen=seen, boot_id=record.boot_id if record else "")
-                if seen:
-                    self._seen.add(host)
-                self._probe_after(host, self.random.uniform(0.5, max(2.0, self._spread_s())))
+        new = [host for host in policy.hosts if host not in self.views]
+        dialled_at = self.clock.now() + max(0.0, len(new) * DIAL_S - DIALS_FREE_S)
+        for host in new:
+            record = self._state().hosts.get(host)
+            seen = record is not None and bool(record.first_seen_wall)
+            self.views[host] = witness.fresh(host, dialled_at, seen=seen, boot_id=record.boot_id if record else "")
+            if seen:
+                self._seen.add(host)
+            self._probe_after(host, self.random.uniform(0.5, max(2.0, self._spread_s())))
         for host in [h for h in self.views if h not in policy.hosts]:
             del self.views[host]
             self._silence.over(host)
@@ -149,12 +159,15 @@ class Lookout:
         at = self._silence.next_at()
         if self._looks:
             at = min(at, self._looks[0][0])
+        if self._to_note:
+            at = min(at, self._note_at)
         return min(at, self._probes[0][0]) if self._probes else at
 
     def tick(self, now: float) -> None:
         """Look at who has been silent for too long, and let hosts reach each other."""
         self._look_due(now)
         self._probe_due(now)
+        self._note_due(now)
 
     def observe(self, obs: AnyObservation) -> None:
         """What a detector saw of a known host."""
@@ -251,7 +264,12 @@ class Lookout:
         """A look at the host when its silence begins to mean something."""
         self._look_at.pop(host, None)
         view = self.views[host]
-        self._silence.began(host, view.window_at, witness.suspect_after_s(view, self._detection(host)))
+        patience_s = witness.suspect_after_s(view, self._detection(host))
+        late_s = view.window_at - self.clock.now()
+        if late_s <= 0.0:
+            self._silence.began(host, view.window_at, patience_s)
+        else:  # a window that begins later is a longer patience from now on, in steps, for each is a queue of its own
+            self._silence.began(host, view.window_at - late_s, patience_s + math.ceil(late_s))
 
     def _look_due(self, now: float) -> None:
         for host in self._silence.due(now):
@@ -415,7 +433,7 @@ class Lookout:
                 del self._probe_at[host]  # from when it is heard on
                 continue
             detection = self._detection(host)
-            self._note_witnesses(host, now - detection.witness_fresh_s)
+            self._note_witnesses(host)
             for w in self._volunteers(host, detection.probes):
                 self._want(
                     AskWitness(witness=w, target=host, nonce=self.random.nonce(), deadline_s=detection.probe_timeout_s)
@@ -434,19 +452,32 @@ class Lookout:
         heapq.heappush(self._probes, (at, host))
 
     def _note_first_witnesses(self, host: str) -> None:
-        """The first few are kept at once: a crash right after them must not leave a host of which nobody may speak."""
-        record, detection = self._state().hosts.get(host), self._detection(host)
-        if record is not None and len(record.witnesses) < detection.witnesses_min:
-            self._note_witnesses(host, self.clock.now() - detection.witness_fresh_s)
-
-    def _note_witnesses(self, host: str, since: float) -> None:
-        """Kept over restarts: a controller that finds a host dead can no longer see who reached it before."""
+        """The first few are kept at once: a crash soon after them must not leave a host of which nobody may speak."""
         record = self._state().hosts.get(host)
-        if not self._leading() or record is None:
+        if record is not None and len(record.witnesses) < self._detection(host).witnesses_min:
+            self._note_witnesses(host)
+
+    def _note_witnesses(self, host: str) -> None:
+        """Kept over restarts: a controller that finds a host dead can no longer see who reached it before. Thousands of hosts are noted with
+        a few writes."""
+        if not self._to_note:
+            self._note_at = self.clock.now() + NOTE_AFTER_S
+        self._to_note.add(host)
+
+    def _note_due(self, now: float) -> None:
+        if not self._to_note or now < self._note_at:
             return
-        names = tuple(sorted(w for w, at in self.reached.get(host, {}).items() if at >= since))
-        if names and names != record.witnesses:
-            self._tell(WitnessesSeen(host=host, witnesses=names))
+        hosts, self._to_note = sorted(self._to_note), set()
+        if not self._leading():
+            return
+        changed: dict[str, tuple[str, ...]] = {}
+        for host in hosts:
+            record, since = self._state().hosts.get(host), now - self._detection(host).witness_fresh_s
+            names = tuple(sorted(w for w, at in self.reached.get(host, {}).items() if at >= since))
+            if record is not None and names and names != record.witnesses:
+                changed[host] = names
+        if changed:
+            self._tell(WitnessesSeen(witnesses=changed))
 
     def _volunteers(self, target: str, count: int) -> Sequence[str]:
         """Fresh hosts that follow the target in the ring, other failure domains first."""

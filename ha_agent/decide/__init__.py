@@ -91,7 +91,8 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
                 turn.put_host(event.host, machine={**record.machine, event.device: event.machine})
                 turn.log(f"{event.host}: {event.device} is machine {event.machine}")
         case WitnessesSeen():
-            turn.put_host(event.host, witnesses=event.witnesses)
+            for host, names in event.witnesses.items():
+                turn.put_host(host, witnesses=names)
         case GuestFault():
             guests.on_fault(turn, event)
         case Resumed():

@@ -219,7 +219,7 @@ class Walk:
                 self.apply(PowerRead(host=host, readings=(Reading(device="bmc", power=power, at=self.now),)))
             case 4:
                 self.apply(MachineSeen(host=host, device="bmc", machine=f"m{self.tape.below(3)}"))
-                self.apply(WitnessesSeen(host=host, witnesses=("c2", "c4")[: self.tape.below(3)]))
+                self.apply(WitnessesSeen(witnesses={host: ("c2", "c4")[: self.tape.below(3)]}))
             case 5:
                 self.policy = WITHOUT_C3 if self.tape.below(2) else POLICY
             case _:

@@ -58,7 +58,7 @@ def test_which_machine_a_device_guards_is_learnt_once() -> None:
 
 
 def test_who_reached_a_host_is_kept() -> None:
-    assert on(WitnessesSeen(host="h1", witnesses=("h2",))).state.hosts["h1"].witnesses == ("h2",)
+    assert on(WitnessesSeen(witnesses={"h1": ("h2",)})).state.hosts["h1"].witnesses == ("h2",)
 
 
 @pytest.mark.parametrize("step", [Step.FENCE, Step.FORCE_DOWN])

@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants clean
+.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,6 +25,7 @@ help:
 	@echo 'make matrix [EACH=50 FIRST=1]   every fault at every step of the plans, in a simulated cloud'
 	@echo 'make simulate-full   ten times that, and lives of clouds; keeps its result in docs/simulate-full.txt'
 	@echo 'make mutants [SAMPLE=40 SEED=1]   small mistakes in the rules, one at a time: do the tests notice?'
+	@echo 'make bench-heartbeat [HOSTS="1000 2000 5000"]   what thousands of hosts cost, and how soon the dead are found'
 	@echo 'make clean       remove .venv, caches and build files'
 
 # --- setting up --------------------------------------------------------------------------------------------------------
@@ -118,6 +119,10 @@ simulate-full: setup-dev
 
 mutants: setup-dev
 	@$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),0) --seed $(or $(SEED),0) --jobs $(JOBS)
+
+# Thousands of real connections on loopback, beside a plain UDP listener; a busy machine spoils the figures, so nothing else should run.
+bench-heartbeat: setup-dev
+	@$(BIN)/python -m tests.benchmarks.heartbeat --hosts $(or $(HOSTS),1000 2000 5000) --keep docs/bench-heartbeat.txt
 
 clean:
 	@rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -49,7 +49,8 @@ class View(Value, frozen=True, kw_only=True):
     or pause). `seen`: heard at least once, ever. `round`/`judged`: the current and the last complete round of probes.
     `gap_s`, `gap_dev_s`, `gap_peak_s`: mean, mean deviation and fading longest of the times between its heartbeats; `gaps`: how many of
     them were seen, up to GAPS. `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when Nova was last
-    readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked."""
+    readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked.
+    `tcp_at`: when its kernel last answered a witness in this silence."""
 
     host: str
     verdict: Verdict
@@ -75,6 +76,7 @@ class View(Value, frozen=True, kw_only=True):
     nova_moved_at: float | None = None
     nova_tried_at: float | None = None
     row_asked_at: float | None = None
+    tcp_at: float | None = None
     reported: str = ""
     misses: int = 0
     false_suspicions: int = 0
@@ -129,6 +131,7 @@ def heard(view: View, beat: Heartbeat) -> View:
         nova_moved_at=None,
         nova_tried_at=None,
         row_asked_at=None,
+        tcp_at=None,
         reported="",
         false_suspicions=view.false_suspicions + (1 if false_alarm else 0),
         gap_s=gap_s,
@@ -176,7 +179,8 @@ def answered(view: View, answer: ProbeAnswered) -> View:
     if current is None or answer.nonce != current.nonce or answer.witness not in current.asked:
         return view
     answers = {**current.answers, answer.witness: answer.answer}
-    return msgspec.structs.replace(view, round=msgspec.structs.replace(current, answers=answers))
+    tcp_at = answer.at if answer.answer is Answer.TCP else view.tcp_at
+    return msgspec.structs.replace(view, tcp_at=tcp_at, round=msgspec.structs.replace(current, answers=answers))
 
 
 def power_seen(view: View, seen: PowerSeen) -> View:
@@ -311,7 +315,15 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
     by = f"{silence}; {_names(denied)} cannot reach it either" if denied else f"{silence}; no witness is asked for"
     if view.power and all(r.power is Power.OFF for r in view.power):
         return Verdict.OFF, f"{by}; {', '.join(r.device for r in view.power)} reads off"
+    if view.tcp_at is not None and not _nova_readable(view, ctx):
+        # S9: a remote that stands still for long lets its queue run full, and then its kernel answers nobody any more
+        return Verdict.UNKNOWN, f"{by}, but its kernel answered TCP in this silence, and Nova cannot be read"
     return Verdict.DOWN, by
+
+
+def _nova_readable(view: View, ctx: Context) -> bool:
+    """Whether Nova's row of the host was read lately."""
+    return view.nova_at is not None and ctx.now_s - view.nova_at <= max(2 * ctx.detection.probe_interval_s, 10.0)
 
 
 def _reports(view: View, ctx: Context) -> bool:
@@ -339,7 +351,7 @@ def _half_alive(view: View, ctx: Context, what: str) -> tuple[Verdict, str]:
         return Verdict.AGENT_LOST, f"{what}, and its nova-compute reports to Nova: only its remote is lost"
     if view.nova_base_at is None or view.nova_at is None:
         return Verdict.UNKNOWN, f"{what}, and Nova cannot be read"
-    if ctx.now_s - view.nova_at > max(2 * ctx.detection.probe_interval_s, 10.0):
+    if not _nova_readable(view, ctx):
         return Verdict.UNKNOWN, f"{what}, and Nova cannot be read any more"
     frozen = view.nova_at - view.nova_base_at
     patience = ctx.detection.hung_patience_s

@@ -316,3 +316,18 @@ def test_a_host_is_hung_only_where_nova_hears_others(hears: bool, frozen_s: floa
     assert result is not None
     assert result[0] is verdict
     assert why in result[1]
+
+
+def test_a_kernel_that_answered_in_this_silence_is_not_called_down_without_nova() -> None:
+    """S9: the queue of a remote that stands still runs full, and then nobody gets an answer any more."""
+    early = witness.begin_round(SUSPECT, "n1", ("w0",), 104.0)
+    hung = answer(early, "w0", "n1", TCP)
+    silent = answer(witness.begin_round(hung, "n2", ("w0",), 112.0), "w0", "n2")
+    assert judged(silent, 114.0) is Verdict.UNKNOWN
+    assert judged(nova(silent, 113.0, "t1"), 114.0) is Verdict.DOWN, "Nova can be read, and heard nothing"
+    assert judged(nova(silent, 103.9, "t1"), 114.0) is Verdict.UNKNOWN, "it could be read once"
+    off = Reading(device="bmc", power=Power.OFF, at=113.0)
+    assert judged(witness.power_seen(silent, PowerSeen(host="c1", at=113.0, readings=(off,))), 114.0) is Verdict.OFF
+    never = answer(witness.begin_round(SUSPECT, "n2", ("w0",), 112.0), "w0", "n2")
+    assert judged(never, 114.0) is Verdict.DOWN
+    assert witness.heard(silent, Heartbeat(host="c1", at=115.0, boot_id="b1")).tcp_at is None

@@ -278,9 +278,7 @@ class Controller:
         self._seq += 1
         word = text.split(" ", 1)[0].rstrip(":")
         host = word if word in self.policy.hosts else ""
-        incident = next(
-            (i.id for i in self.engine.state.incidents.values() if i.phase is Phase.OPEN and i.host == host), ""
-        )
+        incident = self.engine.open_of(host)
         self._events.append(EventLine(seq=self._seq, wall=self.clock.wall(), text=text, host=host, incident=incident))
         log.info("%s", text)
         self._on_line(text)

@@ -100,7 +100,7 @@ class Engine:
         self._lease_at = 0.0
         self._last_tick: float | None = None
         self._open: dict[str, str] = {}  # incident -> host
-        self._open_hosts: dict[str, int] = {}  # host -> open incidents
+        self._open_hosts: dict[str, dict[str, None]] = {}  # host -> its open incidents, oldest first
         self._wakes: list[tuple[float, str]] = []
         self._wake_at: float | None = None  # when `decide` wants a Tick
         self.lookout = Lookout(
@@ -138,6 +138,10 @@ class Engine:
     def suspicions(self) -> int:
         """How many came to nothing."""
         return self.lookout.suspicions
+
+    def open_of(self, host: str) -> str:
+        """The oldest open incident of a host; empty: there is none."""
+        return next(iter(self._open_hosts.get(host, ())), "")
 
     def witnesses(self, host: str) -> int:
         """How many hosts may speak of this one now."""
@@ -395,12 +399,12 @@ class Engine:
             incident = incidents.get(key)
             before = self._open.pop(key, "")
             if before:
-                self._open_hosts[before] -= 1
+                del self._open_hosts[before][key]
                 if not self._open_hosts[before]:
                     del self._open_hosts[before]
             if incident is not None and incident.phase is Phase.OPEN:
                 self._open[key] = incident.host
-                self._open_hosts[incident.host] = self._open_hosts.get(incident.host, 0) + 1
+                self._open_hosts.setdefault(incident.host, {})[key] = None
                 if incident.wake_at is not None:
                     heapq.heappush(self._wakes, (incident.wake_at, key))
         if len(self._wakes) > STALE_MAX + 2 * len(self._open):

@@ -44,7 +44,8 @@ FIRST_PROBES_PER_S = 2000.0
 NOVA_LATELY_S = 15.0  # so old may be what we know of whether Nova answers
 DIAL_S = 0.01  # a dial with its handshake costs some milliseconds of CPU at both ends: thousands take their time
 DIALS_FREE_S = 1.0  # which the windows hold anyway
-NOTE_AFTER_S = 0.5  # witnesses of many hosts are noted together
+NOTE_AFTER_S = 0.5  # witnesses of many hosts are noted together; of a few at once
+NOTE_PER_HOST_S = 0.001
 ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
 
@@ -461,7 +462,7 @@ class Lookout:
         """Kept over restarts: a controller that finds a host dead can no longer see who reached it before. Thousands of hosts are noted with
         a few writes."""
         if not self._to_note:
-            self._note_at = self.clock.now() + NOTE_AFTER_S
+            self._note_at = self.clock.now() + min(NOTE_AFTER_S, NOTE_PER_HOST_S * len(self.policy.hosts))
         self._to_note.add(host)
 
     def _note_due(self, now: float) -> None:

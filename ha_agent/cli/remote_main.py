@@ -36,6 +36,7 @@ def compose(loaded: RemoteLoaded) -> Remote:
         control_socket=Path(loaded.socket),
         listen=loaded.listen,
         port=loaded.port,
+        listen_also=loaded.listen_also,
         machine_file=Path(loaded.machine_file) if loaded.machine_file else None,
     )
     return Remote(config, SystemClock(), health, guests)

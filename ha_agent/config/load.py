@@ -149,7 +149,12 @@ class _Builder:
                 )
             parts = compiled[index]
             policies[name] = HostPolicy(
-                name=name, domain=host.domain, detection=parts[0], fencing=parts[1], recovery=parts[2]
+                name=name,
+                domain=host.domain,
+                planes=tuple(host.planes),
+                detection=parts[0],
+                fencing=parts[1],
+                recovery=parts[2],
             )
         self._levels(common, overridden, matched)
         inventory.finish()

@@ -214,6 +214,7 @@ class Host(Section):
     address: Word
     port: Port = 7420
     domain: Annotated[str, Field(max_length=255)] = ""
+    planes: dict[Word, Word] = {}
     vars: dict[Word, Text] = {}
     aliases: list[Word] = []
 
@@ -265,7 +266,7 @@ class Remote(Section):
 
     version: Literal[1]
     name: Word | None = None
-    listen: Word = "0.0.0.0:7420"
+    listen: Word | list[Word] = "0.0.0.0:7420"
     pki: Pki = Pki()
     socket: Word = "/run/ha-agent/remote.sock"
     state_directory: Word = "/var/lib/ha-agent/remote"

@@ -20,11 +20,12 @@ class DeviceSpec(Value, frozen=True, kw_only=True):
 
 
 class HostPlace(Value, frozen=True, kw_only=True):
-    """Where a host's remote is, and how others call the host."""
+    """Where a host's remote is, and how others call the host. `planes`: its addresses on planes beside that of management."""
 
     name: str
     address: str
     port: int = 7420
+    planes: dict[str, str] = {}
     domain: str = ""
     vars: dict[str, str] = {}
     aliases: tuple[str, ...] = ()
@@ -83,12 +84,13 @@ class Loaded(Value, frozen=True, kw_only=True):
 
 
 class RemoteLoaded(Value, frozen=True, kw_only=True):
-    """A remote's configuration. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so."""
+    """A remote's configuration. `listen_also`: further addresses with their ports. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so."""
 
     path: str
     name: str = ""
     listen: str = "0.0.0.0"  # noqa: S104 -- the operator sets the management address; the certificates guard it
     port: int = 7420
+    listen_also: tuple[tuple[str, int], ...] = ()
     pki_directory: str = "/etc/ha-agent/pki"
     pki: PkiSettings = PkiSettings()
     socket: str = "/run/ha-agent/remote.sock"

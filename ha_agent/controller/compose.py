@@ -60,7 +60,10 @@ def topology(loaded: config.Loaded) -> Topology:
 
 def endpoints(loaded: config.Loaded) -> Mapping[str, Endpoint]:
     """Where the remotes listen."""
-    return {name: Endpoint(address=place.address, port=place.port) for name, place in loaded.hosts.items()}
+    return {
+        name: Endpoint(address=place.address, port=place.port, planes=place.planes)
+        for name, place in loaded.hosts.items()
+    }
 
 
 def drivers(loaded: config.Loaded) -> dict[tuple[str, str], str]:

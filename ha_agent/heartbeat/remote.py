@@ -34,7 +34,8 @@ REMIND_S = 600.0
 @dataclass(frozen=True, kw_only=True)
 class RemoteConfig:
     """How a remote runs. Its name is the one in its certificate. `boot_id`: for many "hosts" on one machine; None: the kernel's.
-    `machine_file`: holds the DMI uuid, written by root; None: unknown. `port` 0: any free one.
+    `machine_file`: holds the DMI uuid, written by root; None: unknown. `port` 0: any free one. `listen_also`: further addresses with
+    their ports, of which a plane that is lost at the start keeps the remote from none of the others.
     `override_uids`: who may override the gate; None: root and the remote's own user."""
 
     pki: Path
@@ -42,6 +43,7 @@ class RemoteConfig:
     control_socket: Path
     listen: str = "0.0.0.0"  # noqa: S104 -- the operator sets the management address; the certificates guard it
     port: int = 7420
+    listen_also: tuple[tuple[str, int], ...] = ()
     boot_id: str | None = None
     machine_file: Path | None = None
     override_uids: frozenset[int] | None = None
@@ -71,7 +73,7 @@ class Remote:
         self._health = CachedHealth(health, clock, config.health_poll_s, config.health_stale_s)
         self._guests = guests if guests is not None else NoGuests()
         self._tasks: list[asyncio.Task[None]] = []
-        self._listener: socket.socket | None = None
+        self._listeners: list[socket.socket] = []
         self.port = config.port
 
     @property
@@ -112,34 +114,48 @@ class Remote:
             challenger_idle_s=config.challenger_idle_s,
         )
         self._door = Door(credentials, self.counters, boot_id, config.limits, config.handshake_s, self._session)
-        self._listener = listen(config.listen, config.port)
-        self.port = self._listener.getsockname()[1]
+        self._listen()
         overriders = config.override_uids if config.override_uids is not None else frozenset({0, os.geteuid()})
         self._control = ControlServer(config.control_socket, self._host.gate, self.status, overriders)
         try:
             await self._control.start()
         except UsageError:
-            self._listener.close()
+            self._close()
             raise
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._door.stand(self._listener)),
+            *(loop.create_task(self._door.stand(each)) for each in self._listeners),
             loop.create_task(self._health.run()),
             loop.create_task(self._remind()),
             loop.create_task(credentials.watch(config.pki_poll_s, self._door.reconsider)),
         ]
-        log.info("remote %s listens on %s:%d in boot %s", self.name, config.listen, self.port, boot_id)
+        also = "".join(f" and {address}:{port}" for address, port in config.listen_also)
+        log.info("remote %s listens on %s:%d%s in boot %s", self.name, config.listen, self.port, also, boot_id)
+
+    def _listen(self) -> None:
+        config = self._config
+        several = bool(config.listen_also)
+        try:
+            for address, port in ((config.listen, config.port), *config.listen_also):
+                self._listeners.append(listen(address, port, absent_too=several))
+        except UsageError:
+            self._close()
+            raise
+        self.port = self._listeners[0].getsockname()[1]
+
+    def _close(self) -> None:
+        while self._listeners:
+            self._listeners.pop().close()
 
     async def stop(self) -> None:
         """Ends everything; the gate's state stays on disk."""
-        if self._listener is None:
+        if not self._listeners:
             return
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._door.close()
-        self._listener.close()
-        self._listener = None
+        self._close()
         await self._control.stop()
         self._host.guest_threads.shutdown(wait=False, cancel_futures=True)
         self._host.credentials.close()

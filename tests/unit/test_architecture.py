@@ -25,6 +25,7 @@ PURE = (
     "ha_agent.model",
     "ha_agent.errors",
     "ha_agent.policy",
+    "ha_agent.planes",
     "ha_agent.plans",
     "ha_agent.guards",
     "ha_agent.witness",
@@ -41,6 +42,7 @@ DECISIONS = tuple(module for module in PURE if module != "ha_agent.ports")
 # What drivers may use: words, errors, ports, and thin wrappers of the operating system; no decisions.
 WORDS = (
     "ha_agent.model",
+    "ha_agent.planes",
     "ha_agent.policy",
     "ha_agent.errors",
     "ha_agent.ports",

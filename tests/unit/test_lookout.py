@@ -67,6 +67,7 @@ class Bench:
             detection=common,
         )
         self.lookout = Lookout(
+            name="controller-1",
             policy=self.policy,
             clock=self,
             random=self,

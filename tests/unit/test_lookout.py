@@ -48,7 +48,13 @@ class Bench:
     """A lookout over hosts h1, h2, …, all heard at 100 s by a controller that leads."""
 
     def __init__(
-        self, hosts: int = 4, racks: int = 1, leads: bool = True, heard: bool = True, **detection: object
+        self,
+        hosts: int = 4,
+        racks: int = 1,
+        leads: bool = True,
+        heard: bool = True,
+        planes: tuple[str, ...] = (),
+        **detection: object,
     ) -> None:
         self.now_s = 100.0
         self.numbers = 0
@@ -61,7 +67,7 @@ class Bench:
         common = replace(Detection(), **detection)
         self.policy = Policy(
             hosts={
-                h: HostPolicy(name=h, domain=f"rack{n % racks}" if racks else "", detection=common)
+                h: HostPolicy(name=h, domain=f"rack{n % racks}" if racks else "", planes=planes, detection=common)
                 for n, h in enumerate(names)
             },
             detection=common,
@@ -120,9 +126,13 @@ class Bench:
         self.lookout.tick(now_s)
         return self
 
-    def reach(self, target: str, *witnesses: str, answer: Answer = SIGNED) -> None:
+    def reach(
+        self, target: str, *witnesses: str, answer: Answer = SIGNED, over: dict[str, Answer] | None = None
+    ) -> None:
         for w in witnesses:
-            self.see(ProbeAnswered(host=target, at=self.now_s, witness=w, nonce="-", answer=answer))
+            self.see(
+                ProbeAnswered(host=target, at=self.now_s, witness=w, nonce="-", answer=answer, over=dict(over or {}))
+            )
 
     def verdicts(self) -> list[VerdictGiven]:
         return [e for e in self.told if isinstance(e, VerdictGiven)]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from ha_agent.api import views
+from ha_agent.cli.story import story
+from ha_agent.metrics import Snapshot, render
 from ha_agent.model import Answer, Verdict, WitnessesSeen
 from ha_agent.planes import MANAGEMENT
-from ha_agent.ports import ProbeAnswered
+from ha_agent.ports import Heartbeat, ProbeAnswered
+from tests.unit.heartbeat_support import certificates
 from tests.unit.test_lookout import Bench, keep_alive
+from tests.unit.test_pki_cli import controller
 
 SILENT, SIGNED, FAILED = Answer.SILENT, Answer.SIGNED, Answer.FAILED
 EVERYWHERE = {MANAGEMENT: SIGNED, "storage": SIGNED}
@@ -126,3 +133,17 @@ def test_nothing_is_held_of_hosts_with_one_plane() -> None:
     made.reach("h1", "h2", "h3")
     assert made.lookout.over._at == {}
     assert made.lookout.planes_lost("h1") == ()
+
+
+def test_a_plane_that_is_lost_is_noted_and_told(tmp_path: Path) -> None:
+    """In status, its metric, and the story of the host."""
+    made = controller(certificates("controller", "c"), planes=("storage", "tenant"))
+    made.engine.start()
+    made.engine.observe(Heartbeat(host="h", at=made.clock.now(), boot_id="b"))
+    made.engine.observe(
+        ProbeAnswered(host="h", at=made.clock.now(), witness="h2", nonce="-", answer=SIGNED, over=EVERYWHERE)
+    )
+    assert views.status(made).notes == ("no other host reaches h over tenant",)
+    assert 'ha_agent_host_planes_lost{host="h"} 1.0' in render(Snapshot.of(made)).decode().splitlines()
+    told = story(views.host(made, "h"))
+    assert "  no other host reaches it over tenant" in told

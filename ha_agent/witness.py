@@ -50,7 +50,7 @@ class View(Value, frozen=True, kw_only=True):
     `gap_s`, `gap_dev_s`, `gap_peak_s`: mean, mean deviation and fading longest of the times between its heartbeats; `gaps`: how many of
     them were seen, up to GAPS. `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when Nova was last
     readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked.
-    `tcp_at`: when its kernel last answered a witness in this silence."""
+    `tcp_at`: when its kernel last answered a witness in this silence. `doubted_at`: until when we doubted ourselves in it."""
 
     host: str
     verdict: Verdict
@@ -77,6 +77,7 @@ class View(Value, frozen=True, kw_only=True):
     nova_tried_at: float | None = None
     row_asked_at: float | None = None
     tcp_at: float | None = None
+    doubted_at: float | None = None
     reported: str = ""
     misses: int = 0
     false_suspicions: int = 0
@@ -132,6 +133,7 @@ def heard(view: View, beat: Heartbeat) -> View:
         nova_tried_at=None,
         row_asked_at=None,
         tcp_at=None,
+        doubted_at=None,
         reported="",
         false_suspicions=view.false_suspicions + (1 if false_alarm else 0),
         gap_s=gap_s,
@@ -280,8 +282,8 @@ def ripe(view: View, now_s: float, detection: Detection) -> Round | None:
 
 
 def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
-    """The verdict after the full suspicion time, from a complete round; None while it is too early to say, or where nothing but Nova's
-    row could still speak for the host and was not looked at again."""
+    """The verdict after the full suspicion time, from a complete round; None while it is too early to say, where the round is older than
+    the end of our doubt in ourselves, or where nothing but Nova's row could still speak for the host and was not looked at again."""
     detection = ctx.detection
     current = ripe(view, ctx.now_s, detection)
     if current is None:
@@ -294,6 +296,8 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
         return Verdict.NEVER_SEEN, "it was never heard since it is in the inventory"
     if ctx.doubt:
         return Verdict.UNKNOWN, f"{silence}, but {ctx.doubt}"
+    if view.doubted_at is not None and current.at <= view.doubted_at:
+        return None  # what ended the doubt may have ended the silence too: it is looked anew before anybody is fenced
     tcp = sorted(w for w, a in current.answers.items() if a is Answer.TCP)
     if view.direct_tcp_at is not None and ctx.now_s - view.direct_tcp_at <= DIRECT_FRESH_S + detection.probe_interval_s:
         tcp.append("this controller")

@@ -298,6 +298,8 @@ class Lookout:
                 ctx = witness.Context(
                     now_s=now, detection=detection, doubt=self._doubt(view), nova_hears=self._nova_hears(host, now)
                 )
+                if ctx.doubt:
+                    view = self.views[host] = msgspec.structs.replace(view, doubted_at=now)
                 verdict = witness.judge(view, ctx)
                 if verdict is not None:
                     view = msgspec.structs.replace(view, verdict=verdict[0], reason=verdict[1])
@@ -392,14 +394,13 @@ class Lookout:
         return record is not None and bool(record.maintenance)
 
     def _doubt(self, view: witness.View) -> str:
-        return selfdoubt.doubt(
-            self._together(view)[0], len(self._seen), self.policy.detection, self.own, self._beside(self.clock.now())
-        )
+        now, silent = self.clock.now(), self._together(view)[0]
+        return selfdoubt.doubt(silent, len(self._seen), self.policy.detection, self.own, self._beside(now), now)
 
     def feel(self, own: selfdoubt.Own) -> None:
         """What this controller knows of itself now. Its sickness lengthens its patience with everybody."""
-        self.own = own
-        self.sickness = selfdoubt.sickness(own, self._beside(self.clock.now()))
+        self.own, now = own, self.clock.now()
+        self.sickness = selfdoubt.sickness(own, self._beside(now), now)
         factor = selfdoubt.patience(self.sickness)
         if factor != self._factor:
             self._factor = factor

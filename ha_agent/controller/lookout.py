@@ -190,7 +190,7 @@ class Lookout:
                     self._tell(PowerRead(host=obs.host, readings=obs.readings))
             case NovaSeen():
                 self._note_row(obs)
-                if obs.service is None:
+                if obs.service is None and not obs.no_such_row:
                     self._nova_failed_at = obs.at
                 else:
                     self._nova_read_at = obs.at

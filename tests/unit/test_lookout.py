@@ -914,7 +914,9 @@ def test_what_answers_beside_the_hosts_is_counted(hosts: int, power: Power, row:
     assert bench.lookout._beside(119.2).nova is None, "that was too long ago"
 
 
-def test_two_silent_hosts_cast_doubt_where_nothing_else_answers() -> None:
+@pytest.mark.parametrize("answers", [False, True])
+def test_two_silent_hosts_cast_doubt_where_nothing_else_answers(answers: bool) -> None:
+    """A Nova that answers and does not list them does answer."""
     bench = Bench(hosts=6)
     bench.reach("h1", "h5")
     bench.reach("h2", "h5")
@@ -929,11 +931,11 @@ def test_two_silent_hosts_cast_doubt_where_nothing_else_answers() -> None:
                     host=host, at=now_s, readings=(Reading(device="bmc", power=Power.UNKNOWN, at=now_s, wall=0.0),)
                 )
             )
-            bench.see(NovaSeen(host=host, at=now_s))
+            bench.see(NovaSeen(host=host, at=now_s, no_such_row=answers))
         bench.answer(SILENT)
     given = [v for v in bench.verdicts() if v.host == "h1"]
-    assert {v.verdict for v in given} == {Verdict.UNKNOWN}
-    assert "neither a device of theirs nor Nova answers" in given[-1].reason
+    assert given[-1].verdict is (Verdict.DOWN if answers else Verdict.UNKNOWN)
+    assert ("neither a device of theirs nor Nova answers" in given[-1].reason) is not answers
 
 
 def test_at_first_a_controller_is_well_and_nothing_beside_the_hosts_was_asked() -> None:

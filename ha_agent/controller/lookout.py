@@ -91,6 +91,7 @@ class Lookout:
         self._probe_at: dict[str, float] = {}  # of hosts that are heard: nobody is asked to reach another one
         self._to_note: set[str] = set()
         self._note_at = 0.0
+        self._remembered: dict[str, float] = {}  # hosts whose witnesses the journal knew, and when that was read
         self._given: dict[str, tuple[Verdict, str]] = {}
         self._silent: set[str] = set()
         self.own = selfdoubt.Own()
@@ -113,6 +114,9 @@ class Lookout:
         for host, record in self._state().hosts.items():
             if record.witnesses and not self.reached.get(host):
                 self.reached[host] = dict.fromkeys(record.witnesses, now)
+                self._remembered[host] = now
+                if host in self._probe_at:
+                    self._probe_after(host, self._first_probe_s(host, 0.8, 1.0))
             view = self.views.get(host)
             if view is not None and record.first_seen_wall and not view.seen:
                 self.views[host] = msgspec.structs.replace(
@@ -139,7 +143,7 @@ class Lookout:
             self.views[host] = witness.fresh(host, dialled_at, seen=seen, boot_id=record.boot_id if record else "")
             if seen:
                 self._seen.add(host)
-            self._probe_after(host, self.random.uniform(0.5, max(2.0, self._spread_s())))
+            self._probe_after(host, self._first_probe_s(host, 0.5, 2.0))
         for host in [h for h in self.views if h not in policy.hosts]:
             del self.views[host]
             self._silence.over(host)
@@ -226,7 +230,7 @@ class Lookout:
             self._counted = None
         self._wait_for(host)
         if host not in self._probe_at:
-            self._probe_after(host, self.random.uniform(0.8, max(1.0, self._spread_s())))
+            self._probe_after(host, self._first_probe_s(host, 0.8, 1.0))
         if not self._leading():
             return
         self._given.pop(host, None)
@@ -444,9 +448,17 @@ class Lookout:
             enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._ring) - 1))
             self._probe_after(host, (pause if enough else min(pause, 2.0)) * self.random.uniform(0.8, 1.0))
 
-    def _spread_s(self) -> float:
-        """Over how long the first questions about all hosts are spread, when they come back together after a restart of ours."""
-        return len(self.policy.hosts) * self.policy.detection.probes / FIRST_PROBES_PER_S
+    def _first_probe_s(self, host: str, low_s: float, high_s: float) -> float:
+        """After which others are asked to reach it, at random, for thousands come back together after a restart of ours. Where the journal
+        says who reached it, that has time."""
+        detection = self._detection(host)
+        pause_s = detection.witness_fresh_s / 3
+        if (
+            len(self.reached.get(host, ())) >= max(1, detection.witnesses_min)
+            and self.clock.now() - self._remembered.get(host, -math.inf) < pause_s
+        ):
+            return self.random.uniform(low_s, pause_s)
+        return self.random.uniform(low_s, max(high_s, len(self.policy.hosts) * detection.probes / FIRST_PROBES_PER_S))
 
     def _probe_after(self, host: str, pause_s: float) -> None:
         at = self.clock.now() + pause_s

@@ -742,6 +742,22 @@ def test_first_questions_about_thousands_of_hosts_are_spread() -> None:
     assert {at for at, _ in bench.lookout._probes} == {105.0}, "2,000 hosts, five questions about each, 2,000 a second"
 
 
+def test_who_reached_a_host_is_asked_again_without_haste_where_the_journal_knows() -> None:
+    bench = Bench(heard=False)
+    bench.record("h1", witnesses=("h2",))
+    bench.now_s = 200.0
+    bench.lookout.remember()
+    at = bench.lookout._probe_at
+    assert (at["h1"] - 200.0, at["h2"] - 100.0) == (100.0, 2.0), "a third of the time for which a witness counts"
+    del at["h1"]
+    bench.beat("h1")
+    assert bench.lookout._probe_at["h1"] - 200.0 == 100.0
+    del at["h1"]
+    bench.now_s = 300.0
+    bench.beat("h1")
+    assert bench.lookout._probe_at["h1"] - 300.0 == 1.0, "they will be forgotten before long"
+
+
 def test_the_first_windows_are_long_enough_for_thousands_of_dials() -> None:
     """10 ms for each host; the first second is in every window anyway."""
     few, many = Bench(hosts=100, heard=False), Bench(hosts=2100, heard=False)

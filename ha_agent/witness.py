@@ -8,22 +8,18 @@ has an exit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from ha_agent import rhythm
 from ha_agent.model import Answer, Health, Power, Reading, Value, Verdict
 from ha_agent.policy import Detection
 from ha_agent.ports import Disconnected, Heartbeat, NovaSeen, PowerSeen, ProbeAnswered, Reported
+from ha_agent.rhythm import Rhythm
 
 ANSWER_SLACK_S = 0.5  # how much longer than its own time-out a witness's answer may take to arrive
 REPORT_SLACK_S = 5.0  # beyond two report intervals, after which a sign of life in Nova has aged
-GAPS = 16  # heartbeats over which the rhythm of a host is remembered
-PHI_8 = 5.6  # deviations beyond the mean that a normal gap exceeds once in a hundred million times: a phi of 8
-PEAK_FADES = 0.995  # of the longest time between two heartbeats, with each one: lost frames come late by far more than a normal gap
-BEYOND_PEAK = 1.5
-STEP_S = 0.5  # of the suspicion that adapts
 LAST_LOOK_S = 1.0  # before the first verdict Nova is asked once more, or what it heard meanwhile would come too late
 ROW_AGE_S = 0.5  # of a row when it is told: one listing serves all suspects
 LAST_WAIT_S = 0.3  # beyond the verdict's time, for that answer
@@ -47,9 +43,8 @@ class Round(Value, frozen=True, kw_only=True):
 class View(Value, frozen=True, kw_only=True):
     """A host as it is seen. `window_at`: silence counts from here (the last heartbeat, or the start of a full window after our own start
     or pause). `seen`: heard at least once, ever. `round`/`judged`: the current and the last complete round of probes.
-    `gap_s`, `gap_dev_s`, `gap_peak_s`: mean, mean deviation and fading longest of the times between its heartbeats; `gaps`: how many of
-    them were seen, up to GAPS. `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when Nova was last
-    readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked.
+    `rhythm`: of its heartbeats since this boot. `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when
+    Nova was last readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked.
     `tcp_at`: when its kernel last answered a witness in this silence. `doubted_at`: until when we doubted ourselves in it."""
 
     host: str
@@ -81,10 +76,7 @@ class View(Value, frozen=True, kw_only=True):
     reported: str = ""
     misses: int = 0
     false_suspicions: int = 0
-    gap_s: float = 0.0
-    gap_dev_s: float = 0.0
-    gap_peak_s: float = 0.0
-    gaps: int = 0
+    rhythm: Rhythm | None = None
 
 
 class Context(Value, frozen=True, kw_only=True):
@@ -106,7 +98,6 @@ def fresh(host: str, now_s: float, *, seen: bool = False, boot_id: str = "") -> 
 def heard(view: View, beat: Heartbeat) -> View:
     """A heartbeat ends every suspicion."""
     false_alarm = view.suspect_at is not None and view.boot_id in ("", beat.boot_id)
-    gap_s, gap_dev_s, gap_peak_s = _rhythm(view, beat)
     return msgspec.structs.replace(
         view,
         verdict=Verdict.ALIVE,
@@ -136,36 +127,22 @@ def heard(view: View, beat: Heartbeat) -> View:
         doubted_at=None,
         reported="",
         false_suspicions=view.false_suspicions + (1 if false_alarm else 0),
-        gap_s=gap_s,
-        gap_dev_s=gap_dev_s,
-        gap_peak_s=gap_peak_s,
-        gaps=0 if not gap_s else min(GAPS, view.gaps + 1),
+        rhythm=_rhythm(view, beat),
     )
 
 
-def _rhythm(view: View, beat: Heartbeat) -> tuple[float, float, float]:
-    """Exponentially forgotten mean, mean deviation and peak. A new boot begins a new rhythm; a pause of ours, and what follows a suspicion, are
-    not in it."""
+def _rhythm(view: View, beat: Heartbeat) -> Rhythm | None:
+    """A new boot begins a new rhythm; a pause of ours, and what follows a suspicion, are not in it."""
     if view.heard_at is None or view.boot_id != beat.boot_id:
-        return 0.0, 0.0, 0.0
-    gap_s = (beat.at if view.suspect_at is None else view.suspect_at) - view.window_at
-    peak_s = max(gap_s, view.gap_peak_s * PEAK_FADES)
-    if not view.gap_s:
-        return gap_s, 0.0, peak_s
-    off_s = gap_s - view.gap_s
-    return view.gap_s + off_s / GAPS, view.gap_dev_s + (abs(off_s) - view.gap_dev_s) / GAPS, peak_s
+        return None
+    end = beat.at if view.suspect_at is None else view.suspect_at
+    return rhythm.after(view.rhythm, end - view.window_at)
 
 
 def suspect_after_s(view: View, detection: Detection) -> float:
-    """The silence that makes a suspect of this host: `suspect_after_s`, or more where its heartbeats are irregular, so that a host on a bad
-    line is not suspected every minute. Phi accrual as a scale only, and because lost frames are anything but normally distributed, half as
-    long again as the longest gap lately. The verdict still falls after `down_after_s`, from a full round."""
-    usual = detection.suspect_after_s
-    most = detection.down_after_s - detection.probe_timeout_s - ANSWER_SLACK_S
-    long_s = max(view.gap_s + PHI_8 * view.gap_dev_s, BEYOND_PEAK * view.gap_peak_s)
-    if view.gaps < GAPS or long_s <= usual or most <= usual:
-        return usual
-    return min(most, math.ceil(long_s / STEP_S) * STEP_S)
+    """The silence that makes a suspect of this host, which leaves time for a full round of probes before the verdict."""
+    most_s = detection.down_after_s - detection.probe_timeout_s - ANSWER_SLACK_S
+    return rhythm.suspect_after_s(view.rhythm, detection, most_s)
 
 
 def disconnected(view: View, seen: Disconnected) -> View:

@@ -399,12 +399,13 @@ class Lookout:
 
     def _doubt(self, view: witness.View) -> str:
         now, silent = self.clock.now(), self._together(view)[0]
-        return selfdoubt.doubt(silent, len(self._seen), self.policy.detection, self.own, self._beside(now), now)
+        beside = self._beside(now) if silent >= selfdoubt.SEVERAL else selfdoubt.UNASKED
+        return selfdoubt.doubt(silent, len(self._seen), self.policy.detection, self.own, beside, now)
 
     def feel(self, own: selfdoubt.Own) -> None:
         """What this controller knows of itself now. Its sickness lengthens its patience with everybody."""
         self.own, now = own, self.clock.now()
-        self.sickness = selfdoubt.sickness(own, self._beside(now), now)
+        self.sickness = selfdoubt.sickness(own, self._beside(now) if self._silent else selfdoubt.UNASKED, now)
         factor = selfdoubt.patience(self.sickness)
         if factor != self._factor:
             self._factor = factor

@@ -232,9 +232,10 @@ class PowerSeen(Observation, frozen=True, kw_only=True):
 
 
 class NovaSeen(Observation, frozen=True, kw_only=True):
-    """Nova's row of the host was read; None: Nova could not be read, or has no such row."""
+    """Nova's row of the host. None: Nova could not be read or, with `no_such_row`, it answered and has none."""
 
     service: ComputeService | None = None
+    no_such_row: bool = False
 
 
 class Reported(Observation, frozen=True, kw_only=True):

@@ -8,24 +8,19 @@ has an exit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ha_agent import planes
+from ha_agent import planes, rhythm
 from ha_agent.model import Answer, Health, Power, Reading, Value, Verdict
 from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import Detection
 from ha_agent.ports import Disconnected, Heartbeat, NovaSeen, PowerSeen, ProbeAnswered, Reported
+from ha_agent.rhythm import Rhythm
 
 ANSWER_SLACK_S = 0.5  # how much longer than its own time-out a witness's answer may take to arrive
 REPORT_SLACK_S = 5.0  # beyond two report intervals, after which a sign of life in Nova has aged
-GAPS = 16  # heartbeats over which the rhythm of a host is remembered
-PHI_8 = 5.6  # deviations beyond the mean that a normal gap exceeds once in a hundred million times: a phi of 8
-PEAK_FADES = 0.995  # of the longest time between two heartbeats, with each one: lost frames come late by far more than a normal gap
-BEYOND_PEAK = 1.5
-STEP_S = 0.5  # of the suspicion that adapts
 LAST_LOOK_S = 1.0  # before the first verdict Nova is asked once more, or what it heard meanwhile would come too late
 ROW_AGE_S = 0.5  # of a row when it is told: one listing serves all suspects
 LAST_WAIT_S = 0.3  # beyond the verdict's time, for that answer
@@ -61,10 +56,9 @@ class Round(Value, frozen=True, kw_only=True):
 class View(Value, frozen=True, kw_only=True):
     """A host as it is seen. `window_at`: silence counts from here (the last heartbeat, or the start of a full window after our own start
     or pause). `seen`: heard at least once, ever. `round`/`judged`: the current and the last complete round of probes.
-    `gap_s`, `gap_dev_s`, `gap_peak_s`: mean, mean deviation and fading longest of the times between its heartbeats; `gaps`: how many of
-    them were seen, up to GAPS. `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when Nova was last
-    readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked.
-    `tcp_at`: when its kernel last answered a witness in this silence."""
+    `rhythm`: of its heartbeats since this boot. `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when
+    Nova was last readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked.
+    `tcp_at`: when its kernel last answered a witness in this silence. `doubted_at`: until when we doubted ourselves in it."""
 
     host: str
     verdict: Verdict
@@ -91,13 +85,11 @@ class View(Value, frozen=True, kw_only=True):
     nova_tried_at: float | None = None
     row_asked_at: float | None = None
     tcp_at: float | None = None
+    doubted_at: float | None = None
     reported: str = ""
     misses: int = 0
     false_suspicions: int = 0
-    gap_s: float = 0.0
-    gap_dev_s: float = 0.0
-    gap_peak_s: float = 0.0
-    gaps: int = 0
+    rhythm: Rhythm | None = None
 
 
 class Context(Value, frozen=True, kw_only=True):
@@ -121,7 +113,6 @@ def fresh(host: str, now_s: float, *, seen: bool = False, boot_id: str = "") -> 
 def heard(view: View, beat: Heartbeat) -> View:
     """A heartbeat ends every suspicion."""
     false_alarm = view.suspect_at is not None and view.boot_id in ("", beat.boot_id)
-    gap_s, gap_dev_s, gap_peak_s = _rhythm(view, beat)
     return msgspec.structs.replace(
         view,
         verdict=Verdict.ALIVE,
@@ -148,38 +139,25 @@ def heard(view: View, beat: Heartbeat) -> View:
         nova_tried_at=None,
         row_asked_at=None,
         tcp_at=None,
+        doubted_at=None,
         reported="",
         false_suspicions=view.false_suspicions + (1 if false_alarm else 0),
-        gap_s=gap_s,
-        gap_dev_s=gap_dev_s,
-        gap_peak_s=gap_peak_s,
-        gaps=0 if not gap_s else min(GAPS, view.gaps + 1),
+        rhythm=_rhythm(view, beat),
     )
 
 
-def _rhythm(view: View, beat: Heartbeat) -> tuple[float, float, float]:
-    """Exponentially forgotten mean, mean deviation and peak. A new boot begins a new rhythm; a pause of ours, and what follows a suspicion, are
-    not in it."""
+def _rhythm(view: View, beat: Heartbeat) -> Rhythm | None:
+    """A new boot begins a new rhythm; a pause of ours, and what follows a suspicion, are not in it."""
     if view.heard_at is None or view.boot_id != beat.boot_id:
-        return 0.0, 0.0, 0.0
-    gap_s = (beat.at if view.suspect_at is None else view.suspect_at) - view.window_at
-    peak_s = max(gap_s, view.gap_peak_s * PEAK_FADES)
-    if not view.gap_s:
-        return gap_s, 0.0, peak_s
-    off_s = gap_s - view.gap_s
-    return view.gap_s + off_s / GAPS, view.gap_dev_s + (abs(off_s) - view.gap_dev_s) / GAPS, peak_s
+        return None
+    end = beat.at if view.suspect_at is None else view.suspect_at
+    return rhythm.after(view.rhythm, end - view.window_at)
 
 
 def suspect_after_s(view: View, detection: Detection) -> float:
-    """The silence that makes a suspect of this host: `suspect_after_s`, or more where its heartbeats are irregular, so that a host on a bad
-    line is not suspected every minute. Phi accrual as a scale only, and because lost frames are anything but normally distributed, half as
-    long again as the longest gap lately. The verdict still falls after `down_after_s`, from a full round."""
-    usual = detection.suspect_after_s
-    most = detection.down_after_s - detection.probe_timeout_s - ANSWER_SLACK_S
-    long_s = max(view.gap_s + PHI_8 * view.gap_dev_s, BEYOND_PEAK * view.gap_peak_s)
-    if view.gaps < GAPS or long_s <= usual or most <= usual:
-        return usual
-    return min(most, math.ceil(long_s / STEP_S) * STEP_S)
+    """The silence that makes a suspect of this host, which leaves time for a full round of probes before the verdict."""
+    most_s = detection.down_after_s - detection.probe_timeout_s - ANSWER_SLACK_S
+    return rhythm.suspect_after_s(view.rhythm, detection, most_s)
 
 
 def disconnected(view: View, seen: Disconnected) -> View:
@@ -320,8 +298,8 @@ def ripe(view: View, now_s: float, detection: Detection) -> Round | None:
 
 
 def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
-    """The verdict after the full suspicion time, from a complete round; None while it is too early to say, or where nothing but Nova's
-    row could still speak for the host and was not looked at again."""
+    """The verdict after the full suspicion time, from a complete round; None while it is too early to say, where the round is older than
+    the end of our doubt in ourselves, or where nothing but Nova's row could still speak for the host and was not looked at again."""
     detection = ctx.detection
     current = ripe(view, ctx.now_s, detection)
     if current is None:
@@ -334,6 +312,8 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
         return Verdict.NEVER_SEEN, "it was never heard since it is in the inventory"
     if ctx.doubt:
         return Verdict.UNKNOWN, f"{silence}, but {ctx.doubt}"
+    if view.doubted_at is not None and current.at <= view.doubted_at:
+        return None  # what ended the doubt may have ended the silence too: it is looked anew before anybody is fenced
     tcp = [_called(w, current) for w in sorted(w for w, a in current.answers.items() if a is Answer.TCP)]
     if view.direct_tcp_at is not None and ctx.now_s - view.direct_tcp_at <= DIRECT_FRESH_S + detection.probe_interval_s:
         tcp = [*(name for name in tcp if name != OURSELVES), OURSELVES]

@@ -128,7 +128,7 @@ class Controller:
     async def _look_at_itself(self) -> None:
         """Its own network, now and then, in a thread."""
         while True:
-            await asyncio.to_thread(self._own_network.look)
+            await asyncio.to_thread(self._own_network.look, self.clock.now())
             await asyncio.sleep(LOOKS_EVERY_S)
 
     async def _measure_lag(self) -> None:
@@ -185,7 +185,7 @@ class Controller:
         self._lag_s = selfdoubt.remembered(self.loop_lag_s, self._lag_s, now - self._felt_at)
         self._felt_at = now
         network = self._own_network
-        own = selfdoubt.Own(lag_s=self._lag_s, no_carrier=network.no_carrier, gateway=network.gateway)
+        own = selfdoubt.Own(lag_s=self._lag_s, no_carrier=network.no_carrier, gateway_lost_at=network.gateway_lost_at)
         self.engine.lookout.feel(own)
 
     def _publish(self) -> None:

@@ -240,7 +240,7 @@ class Engine:
         incident, view = self.state.incidents[command.incident], self.views.get(command.host)
         if view is None or view.heard_at is None:
             return ""
-        void = incident.committed_at is None and not incident.ordered_by and view.heard_at > incident.verdict_at
+        void = incident.committed_at is None and not incident.ordered_by and view.heard_at >= incident.verdict_at
         return f"{command.host} was heard since the verdict" if void else ""
 
     def tell(self, event_type: str, data: dict[str, Any]) -> None:
@@ -397,7 +397,7 @@ class Engine:
         if changed is None:
             self._open, self._open_hosts, self._wakes = {}, {}, []
         for key in incidents if changed is None else changed.incidents:
-            incident = incidents.get(key)
+            incident = incidents.get(key)  # None: closed among so many others that it is not kept
             before = self._open.pop(key, "")
             if before:
                 del self._open_hosts[before][key]

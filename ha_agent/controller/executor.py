@@ -68,7 +68,9 @@ class Executor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fences: dict[str, asyncio.Task[None]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}  # by the id of the command that ends it
-        self._services: tuple[float, dict[str, ComputeService]] | None = None  # when they were asked for, and by host
+        self._services: tuple[float, dict[str, ComputeService] | None] | None = (
+            None  # when they were asked for, and by host
+        )
         self._services_lock = asyncio.Lock()
 
     def carry_out(self, effects: Sequence[AnyEffect]) -> None:
@@ -229,17 +231,18 @@ class Executor:
             if self._services is None or now - self._services[0] > SERVICES_FRESH_S:
                 self._services = (now, await self._list_services())
             at, services = self._services
-        self._observe(NovaSeen(host=host, at=at, service=services.get(host)))
+        row = None if services is None else services.get(host)
+        self._observe(NovaSeen(host=host, at=at, service=row, no_such_row=row is None and services is not None))
 
-    async def _list_services(self) -> dict[str, ComputeService]:
-        """By host; empty where Nova cannot be read."""
+    async def _list_services(self) -> dict[str, ComputeService] | None:
+        """By host; None where Nova cannot be read."""
         try:
             return {s.host: s for s in await self.look(self._cloud.services)}
         except (HaAgentError, TimeoutError):
-            return {}
+            return None
         except Exception:
             log.exception("a driver failed in an unexpected way; Nova counts as unreadable")
-            return {}
+            return None
 
 
 def survey(cloud: Cloud, host: str) -> Survey:

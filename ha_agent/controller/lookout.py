@@ -96,6 +96,7 @@ class Lookout:
         self._probe_at: dict[str, float] = {}  # of hosts that are heard: nobody is asked to reach another one
         self._to_note: set[str] = set()
         self._note_at = 0.0
+        self._remembered: dict[str, float] = {}  # hosts whose witnesses the journal knew, and when that was read
         self._given: dict[str, tuple[Verdict, str]] = {}
         self._silent: set[str] = set()
         self.own = selfdoubt.Own()
@@ -116,9 +117,12 @@ class Lookout:
         """What the journal knows of hosts that nobody can reach any more: who may deny them, and that they were heard."""
         now = self.clock.now()
         for host, record in self._state().hosts.items():
+            self.over.remember(host, record.witnesses_over, now)
             if record.witnesses and not self.reached.get(host):
                 self.reached[host] = dict.fromkeys(record.witnesses, now)
-            self.over.remember(host, record.witnesses_over, now)
+                self._remembered[host] = now
+                if host in self._probe_at:
+                    self._probe_after(host, self._first_probe_s(host, 0.8, 1.0))
             view = self.views.get(host)
             if view is not None and record.first_seen_wall and not view.seen:
                 self.views[host] = msgspec.structs.replace(
@@ -145,7 +149,7 @@ class Lookout:
             self.views[host] = witness.fresh(host, dialled_at, seen=seen, boot_id=record.boot_id if record else "")
             if seen:
                 self._seen.add(host)
-            self._probe_after(host, self.random.uniform(0.5, max(2.0, self._spread_s())))
+            self._probe_after(host, self._first_probe_s(host, 0.5, 2.0))
         for host in [h for h in self.views if h not in policy.hosts]:
             del self.views[host]
             self._silence.over(host)
@@ -196,7 +200,7 @@ class Lookout:
                     self._tell(PowerRead(host=obs.host, readings=obs.readings))
             case NovaSeen():
                 self._note_row(obs)
-                if obs.service is None:
+                if obs.service is None and not obs.no_such_row:
                     self._nova_failed_at = obs.at
                 else:
                     self._nova_read_at = obs.at
@@ -240,7 +244,7 @@ class Lookout:
             self._counted = None
         self._wait_for(host)
         if host not in self._probe_at:
-            self._probe_after(host, self.random.uniform(0.8, max(1.0, self._spread_s())))
+            self._probe_after(host, self._first_probe_s(host, 0.8, 1.0))
         if not self._leading():
             return
         self._given.pop(host, None)
@@ -316,6 +320,8 @@ class Lookout:
                     nova_hears=self._nova_hears(host, now),
                     planes=self.policy.hosts[host].planes,
                 )
+                if ctx.doubt:
+                    view = self.views[host] = msgspec.structs.replace(view, doubted_at=now)
                 verdict = witness.judge(view, ctx)
                 if verdict is not None:
                     view = msgspec.structs.replace(view, verdict=verdict[0], reason=verdict[1])
@@ -419,14 +425,14 @@ class Lookout:
         return record is not None and bool(record.maintenance)
 
     def _doubt(self, view: witness.View) -> str:
-        return selfdoubt.doubt(
-            self._together(view)[0], len(self._seen), self.policy.detection, self.own, self._beside(self.clock.now())
-        )
+        now, silent = self.clock.now(), self._together(view)[0]
+        beside = self._beside(now) if silent >= selfdoubt.SEVERAL else selfdoubt.UNASKED
+        return selfdoubt.doubt(silent, len(self._seen), self.policy.detection, self.own, beside, now)
 
     def feel(self, own: selfdoubt.Own) -> None:
         """What this controller knows of itself now. Its sickness lengthens its patience with everybody."""
-        self.own = own
-        self.sickness = selfdoubt.sickness(own, self._beside(self.clock.now()))
+        self.own, now = own, self.clock.now()
+        self.sickness = selfdoubt.sickness(own, self._beside(now) if self._silent else selfdoubt.UNASKED, now)
         factor = selfdoubt.patience(self.sickness)
         if factor != self._factor:
             self._factor = factor
@@ -469,9 +475,18 @@ class Lookout:
             enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._ring) - 1))
             self._probe_after(host, (pause if enough else min(pause, 2.0)) * self.random.uniform(0.8, 1.0))
 
-    def _spread_s(self) -> float:
-        """Over how long the first questions about all hosts are spread, when they come back together after a restart of ours."""
-        return len(self.policy.hosts) * self.policy.detection.probes / FIRST_PROBES_PER_S
+    def _first_probe_s(self, host: str, low_s: float, high_s: float) -> float:
+        """After which others are asked to reach it, at random, for thousands come back together after a restart of ours. Where the journal
+        says who reached it, over each of its planes, that has time."""
+        detection = self._detection(host)
+        pause_s = detection.witness_fresh_s / 3
+        if (
+            len(self.reached.get(host, ())) >= max(1, detection.witnesses_min)
+            and self.clock.now() - self._remembered.get(host, -math.inf) < pause_s
+            and all(self.over.over(host, plane) for plane in self.policy.hosts[host].planes)
+        ):
+            return self.random.uniform(low_s, pause_s)
+        return self.random.uniform(low_s, max(high_s, len(self.policy.hosts) * detection.probes / FIRST_PROBES_PER_S))
 
     def _probe_after(self, host: str, pause_s: float) -> None:
         at = self.clock.now() + pause_s

@@ -13,17 +13,19 @@ LOOKS_EVERY_S = 2.0
 
 @dataclass
 class OwnNetwork:
-    """`look` reads, in a thread of its own. `no_carrier`: interfaces with a route that had a carrier and lost it. `gateway`: whether the
-    default gateway's address is resolved; None: there is none, or nobody asked for it lately. Nothing here is evidence of anything but
-    our own trouble, so what cannot be read is no trouble."""
+    """`look` reads, in a thread of its own. `no_carrier`: interfaces with a route that had a carrier and lost it, and when.
+    `gateway_lost_at`: since when the default gateway's address, which was resolved before, is not; None: it is, or there is none, or nobody
+    asked for it lately. Nothing here is evidence of anything but our own trouble, so what cannot be read is no trouble."""
 
     root: Path = Path("/")
-    no_carrier: tuple[str, ...] = ()
-    gateway: bool | None = None
+    no_carrier: tuple[tuple[str, float], ...] = ()
+    gateway_lost_at: float | None = None
     _had: set[str] = field(default_factory=set)
+    _had_gateway: bool = False
 
-    def look(self) -> None:
-        """Once. Raises nothing."""
+    def look(self, now: float) -> None:
+        """Once, at `now` of the clock of durations. Raises nothing."""
+        before = dict(self.no_carrier)
         routes = [row.split() for row in _lines(self.root / "proc/net/route")[1:]]
         lost = set()
         for name in {row[0] for row in routes if row} | self._had:
@@ -34,8 +36,13 @@ class OwnNetwork:
                 lost.add(name)
             elif not carrier and not (self.root / "sys/class/net" / name).exists():
                 self._had.discard(name)  # it was removed, not cut
-        self.no_carrier = tuple(sorted(lost))
-        self.gateway = self._answers([row[2] for row in routes if len(row) > 2 and row[1] == "00000000"])
+        self.no_carrier = tuple((name, before.get(name, now)) for name in sorted(lost))
+        answers = self._answers([row[2] for row in routes if len(row) > 2 and row[1] == "00000000"])
+        if answers is not False:
+            self._had_gateway = self._had_gateway or answers is True
+            self.gateway_lost_at = None
+        elif self._had_gateway and self.gateway_lost_at is None:
+            self.gateway_lost_at = now
 
     def _answers(self, gateways: list[str]) -> bool | None:
         """Of several gateways one is enough."""

@@ -106,7 +106,7 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
                     turn.put(incident, verdict_at=now.at - LONG_AGO_S)
             turn.log(f"this process did not run for {event.gap_s:.1f} s: looking again before acting")
     touched |= turn.changed
-    for key in [k for k in turn.incidents if k in touched] if len(touched) > 1 else list(touched):
+    for key in sorted(touched, key=lambda k: (turn.incidents[k].opened_at, k)):  # oldest first
         advance(turn, turn.incidents[key])
     return turn.decision()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import msgspec
 
@@ -14,6 +15,7 @@ from ha_agent.errors import StoreFull, StoreLocked, UsageError
 from ha_agent.model import CommandKind, GuestFault, Order
 from ha_agent.policy import Policy
 from ha_agent.ports import ForeignClaim, Reported
+from ha_agent.selfdoubt import OWN_COUNTS_S
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.loop import Process
 from ha_agent.sim.network import BMCS, EVERYWHERE, NOVA
@@ -27,6 +29,7 @@ Act = Callable[[Simulation, Sequence[str]], object]
 LOOK_EVERY_S = 0.1
 LOOK_FOR_S = 60.0
 REPORT_AGAIN_S = 5.0
+SHOWS_S = OWN_COUNTS_S + 15.0  # and a silence that began meanwhile
 
 
 @dataclass(frozen=True)
@@ -362,6 +365,24 @@ _action(
 )
 _action("pause", "[CONTROLLER]", lambda s, a: _controller(s, a).pause(), lambda s, a: _each_process(s, Process.resume))
 _action("resume", "", lambda s, a: _each_process(s, Process.resume))
+_action(
+    "own_cable",
+    "[CONTROLLER]",
+    lambda s, a: _own(_controller(s, a), "no_carrier", (("eth1", _controller(s, a).now()),), SHOWS_S),
+    lambda s, a: _own(_controller(s, a), "no_carrier", (), 0.0),
+)
+_action(
+    "own_gateway",
+    "[CONTROLLER]",
+    lambda s, a: _own(_controller(s, a), "gateway_lost_at", _controller(s, a).now(), SHOWS_S),
+    lambda s, a: _own(_controller(s, a), "gateway_lost_at", None, 0.0),
+)
+_action(
+    "lag",
+    "SECONDS [CONTROLLER]",
+    lambda s, a: _own(_controller(s, a[1:]), "lag_s", float(a[0]), inf),
+    lambda s, a: _own(_controller(s, a[1:]), "lag_s", 0.0, 0.0),
+)
 _action("move", "", lambda s, a: _controller(s, ()).move())
 _action("clock_step", "SECONDS", lambda s, a: _clock_step(s, float(a[0])), lambda s, a: _clock_step(s, -float(a[0])))
 _action(
@@ -387,6 +408,11 @@ def _controller(sim: Simulation, args: Sequence[str]) -> Process:
 def _each_process(sim: Simulation, act: Callable[[Process], object]) -> None:
     for process in sim.processes:
         act(process)
+
+
+def _own(process: Process, what: str, value: object, for_s: float) -> None:
+    """Its machine's own trouble, or the end of it."""
+    process.feel(msgspec.structs.replace(process.own, **{what: value}), for_s)
 
 
 def _stop_before(process: Process, kind: CommandKind, seconds: float) -> None:

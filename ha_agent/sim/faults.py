@@ -116,6 +116,17 @@ def _plane(s: Scene) -> list[str]:
     return [f"lose_plane {host} {plane} for {s.secs(3, 90)}"]
 
 
+def _own_cable(s: Scene) -> list[str]:
+    """A cable of a controller, and what it reaches over it."""
+    c, hosts, seconds = s.controller(), (s.subject, s.other()), s.secs(5, 90)
+    return [f"own_cable {c} for {seconds}", *(f"cut {c} {host} for {seconds}" for host in hosts)]
+
+
+def _own_gateway(s: Scene) -> list[str]:
+    c, seconds = s.controller(), s.secs(5, 90)
+    return [f"own_gateway {c} for {seconds}", f"nova down for {seconds}"]
+
+
 def _migration(s: Scene) -> list[str]:
     server = s.server()
     return [] if server is None else [f"migrate {server.name} {s.other()} {s.secs(4, 40)}"]
@@ -241,6 +252,13 @@ TABLE: tuple[Fault, ...] = (
     Fault("crash before a write", 3, _one(lambda s: f"crash_at_commit before {s.chance.randint(1, 8)}")),
     Fault("crash after a write", 3, _one(lambda s: f"crash_at_commit after {s.chance.randint(1, 8)}")),
     Fault("controller paused", 4, _one(lambda s: f"pause {s.controller()} for {s.secs(0.5, 45)}")),
+    Fault(
+        "controller lags",
+        2,
+        _one(lambda s: f"lag {s.chance.choice((0.6, 1.2, 5))} {s.controller()} for {s.secs(5, 90)}"),
+    ),
+    Fault("controller's cable", 2, _own_cable),
+    Fault("controller's gateway", 1, _own_gateway),
     Fault("another machine", 1, _one(lambda s: "move")),
     Fault(
         "clock stepped",

@@ -114,6 +114,8 @@ class Judge:
             self._deaths.pop(name, None)
             self._spoke[name] = now
         for c in controllers:
+            if now < c.sick_until:
+                self._deaths.pop(name, None)  # the bounds hold for a controller in good health
             key = (c.name, name)
             if c.engine is None or c.paused or not host.speaks or not world.reach(c.name, name):
                 self._heard_since.pop(key, None)

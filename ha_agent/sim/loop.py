@@ -6,9 +6,11 @@ It can crash at any boundary of the journal and start again, and it can stand st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
+from ha_agent import selfdoubt
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import HaAgentError, StoreError
 from ha_agent.model import CommandKind, Health, Notification, Operator
@@ -76,6 +78,8 @@ class Process:
         self.machines = 1
         self.clock = VirtualClock(world.timeline, "controller-machine")
         self.saw = saw
+        self.own = selfdoubt.WELL
+        self.sick_until = 0.0  # world time; until then it may be more patient than one in good health
         self._make = make
         self._judge = judge
         self._seed = seed
@@ -114,10 +118,18 @@ class Process:
         """Boottime seconds of its machine."""
         return self.clock.now()
 
+    def feel(self, own: selfdoubt.Own, for_s: float) -> None:
+        """Something happens to its own machine, by that machine's clock; it may show for so long."""
+        self.own = own
+        self.sick_until = self.world.now + for_s
+        self.saw(self.name, own)
+        self._tick()
+
     def move(self) -> None:
         """It is started on another machine, whose clocks are its own; the store comes along (a shared disk)."""
         self.machines += 1
         self.clock = VirtualClock(self.world.timeline, f"controller-machine-{self.machines}", 37.0 - self.world.now)
+        self.own = selfdoubt.WELL
         self.crash()
 
     def reload(self, policy: Policy) -> None:
@@ -238,7 +250,11 @@ class Process:
     def _tick(self) -> None:
         engine = self.engine
         if engine is not None and not self.paused:
-            self.call(engine.tick)
+            self.call(partial(self._turn, engine))
+
+    def _turn(self, engine: Engine) -> None:
+        engine.lookout.feel(self.own)
+        engine.tick()
 
     def _pump(self) -> None:
         engine = self.engine

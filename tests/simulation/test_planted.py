@@ -33,6 +33,7 @@ from ha_agent.model import (
 from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import Policy, Storm
 from ha_agent.ports import AnyObservation, ProbeAnswered
+from ha_agent.sim.actions import perform
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.simulation import Simulation
@@ -157,6 +158,16 @@ class Careless(Engine):
         return ""
 
 
+class NeverMended(Engine):
+    """A cable of its own that was lost once explains every silence ever after."""
+
+    def tick(self) -> None:
+        own = self.lookout.own
+        lost = tuple((name, self.lookout.clock.now()) for name, _ in own.no_carrier)
+        self.lookout.feel(replace(own, no_carrier=lost))
+        super().tick()
+
+
 # --- the worlds ---
 
 
@@ -164,6 +175,13 @@ def dies(sim: Simulation) -> None:
     sim.world.power_off("h2")
     sim.judge.died("h2")
     sim.run(150.0)
+
+
+def dies_long_after_a_cable(sim: Simulation) -> None:
+    """A cable of the controller, over which nothing of this goes, is lost for good; a host dies much later."""
+    perform(sim, "own_cable")
+    sim.run(100.0)
+    dies(sim)
 
 
 def freezes_without_bmc(sim: Simulation) -> None:
@@ -289,6 +307,7 @@ CASES = {
     "over-long lease": Case("S8", Careless, stands_still_while_it_sends, partial(cloud, seed=3)),
     "lost is failed": Case("S9", planted(lost_is_failed), answers_are_lost),
     "slow": Case("L1", planted(slow_to_believe), dies),
+    "never mended": Case("L1", NeverMended, dies_long_after_a_cable),
 }
 
 

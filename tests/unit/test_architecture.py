@@ -29,6 +29,7 @@ PURE = (
     "ha_agent.plans",
     "ha_agent.guards",
     "ha_agent.witness",
+    "ha_agent.rhythm",
     "ha_agent.selfdoubt",
     "ha_agent.bounds",
     "ha_agent.decide",

@@ -207,7 +207,12 @@ def test_a_heartbeat_that_could_not_be_journalled_counts_at_the_last_look() -> N
     bench.run(1)
     assert bench.engine.permit(fence) == "c1 was heard since the verdict"
     incident = bench.engine.state.incidents[fence.incident]
-    for changes in ({"committed_at": 1.0}, {"ordered_by": "me"}, {"verdict_at": bench.clock.at}):
+    heard_at = bench.engine.lookout.views["c1"].heard_at
+    assert heard_at is not None
+    same = msgspec.structs.replace(incident, verdict_at=heard_at)
+    bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: same})
+    assert bench.engine.permit(fence) == "c1 was heard since the verdict", "in the same moment"
+    for changes in ({"committed_at": 1.0}, {"ordered_by": "me"}, {"verdict_at": heard_at + 0.001}):
         changed = msgspec.structs.replace(
             incident, **changes
         )  # servers move already; a person wants it; confirmed since
@@ -439,3 +444,13 @@ def test_what_is_open_and_when_it_is_due_is_kept_up_to_date() -> None:
         assert isinstance(engine, Watched)
         assert engine.looks > 20
         assert not engine._open
+
+
+def test_an_incident_that_closed_among_too_many_is_no_trouble() -> None:
+    """A turn may close more incidents than are kept."""
+    bench = dying()
+    (key,) = bench.engine.state.incidents
+    assert bench.engine.open_of("c1") == key
+    bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={})
+    bench.engine._after_state(Changed(incidents=frozenset({key})))
+    assert bench.engine.open_of("c1") == ""

@@ -753,6 +753,22 @@ def test_first_questions_about_thousands_of_hosts_are_spread() -> None:
     assert {at for at, _ in bench.lookout._probes} == {105.0}, "2,000 hosts, five questions about each, 2,000 a second"
 
 
+def test_who_reached_a_host_is_asked_again_without_haste_where_the_journal_knows() -> None:
+    bench = Bench(heard=False)
+    bench.record("h1", witnesses=("h2",))
+    bench.now_s = 200.0
+    bench.lookout.remember()
+    at = bench.lookout._probe_at
+    assert (at["h1"] - 200.0, at["h2"] - 100.0) == (100.0, 2.0), "a third of the time for which a witness counts"
+    del at["h1"]
+    bench.beat("h1")
+    assert bench.lookout._probe_at["h1"] - 200.0 == 100.0
+    del at["h1"]
+    bench.now_s = 300.0
+    bench.beat("h1")
+    assert bench.lookout._probe_at["h1"] - 300.0 == 1.0, "they will be forgotten before long"
+
+
 def test_the_first_windows_are_long_enough_for_thousands_of_dials() -> None:
     """10 ms for each host; the first second is in every window anyway."""
     few, many = Bench(hosts=100, heard=False), Bench(hosts=2100, heard=False)
@@ -925,7 +941,9 @@ def test_what_answers_beside_the_hosts_is_counted(hosts: int, power: Power, row:
     assert bench.lookout._beside(119.2).nova is None, "that was too long ago"
 
 
-def test_two_silent_hosts_cast_doubt_where_nothing_else_answers() -> None:
+@pytest.mark.parametrize("answers", [False, True])
+def test_two_silent_hosts_cast_doubt_where_nothing_else_answers(answers: bool) -> None:
+    """A Nova that answers and does not list them does answer."""
     bench = Bench(hosts=6)
     bench.reach("h1", "h5")
     bench.reach("h2", "h5")
@@ -940,11 +958,11 @@ def test_two_silent_hosts_cast_doubt_where_nothing_else_answers() -> None:
                     host=host, at=now_s, readings=(Reading(device="bmc", power=Power.UNKNOWN, at=now_s, wall=0.0),)
                 )
             )
-            bench.see(NovaSeen(host=host, at=now_s))
+            bench.see(NovaSeen(host=host, at=now_s, no_such_row=answers))
         bench.answer(SILENT)
     given = [v for v in bench.verdicts() if v.host == "h1"]
-    assert {v.verdict for v in given} == {Verdict.UNKNOWN}
-    assert "neither a device of theirs nor Nova answers" in given[-1].reason
+    assert given[-1].verdict is (Verdict.DOWN if answers else Verdict.UNKNOWN)
+    assert ("neither a device of theirs nor Nova answers" in given[-1].reason) is not answers
 
 
 def test_at_first_a_controller_is_well_and_nothing_beside_the_hosts_was_asked() -> None:

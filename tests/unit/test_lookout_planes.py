@@ -120,6 +120,26 @@ def test_the_witnesses_of_planes_outlive_a_restart() -> None:
     assert current.speakers == {MANAGEMENT: ("h2",), "storage": ("h2",)}
 
 
+@pytest.mark.parametrize(("noted", "first_s"), [({"storage": ("h2",)}, 100.0), ({}, 1.0)])
+def test_a_plane_that_the_journal_does_not_know_is_tried_soon(
+    noted: dict[str, tuple[str, ...]], first_s: float
+) -> None:
+    made = bench(heard=False)
+    made.record("h1", witnesses=("h2",), witnesses_over=noted)
+    made.now_s = 200.0
+    made.lookout.remember()
+    assert made.lookout._probe_at["h1"] == 200.0 + first_s
+
+
+def test_what_was_seen_is_not_replaced_by_what_the_journal_knows() -> None:
+    made = bench()
+    made.reach("h1", "h2", over=EVERYWHERE)
+    made.record("h1", witnesses_over={"storage": ("h3",)})
+    made.now_s = 200.0
+    made.lookout.remember()
+    assert made.lookout.over.over("h1", "storage") == {"h2": 100.0}
+
+
 def test_a_host_that_left_the_inventory_is_forgotten() -> None:
     made = bench()
     made.reach("h1", "h2", over=EVERYWHERE)

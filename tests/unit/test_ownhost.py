@@ -31,43 +31,51 @@ def machine(root: Path, carriers: dict[str, str], gateway: str = "", arp: str = 
 def test_only_an_interface_that_had_a_carrier_can_lose_it(tmp_path: Path) -> None:
     own = OwnNetwork(tmp_path)
     machine(tmp_path, {"eth0": "1\n", "spare": "0\n"})
-    own.look()
+    own.look(1.0)
     assert list(own.no_carrier) == []
     machine(tmp_path, {"eth0": "0\n", "spare": "0\n"})
-    own.look()
-    assert list(own.no_carrier) == ["eth0"]
+    own.look(3.0)
+    assert list(own.no_carrier) == [("eth0", 3.0)]
     (tmp_path / "proc/net/route").write_text(HEAD)  # its routes went with it
-    own.look()
-    assert list(own.no_carrier) == ["eth0"]
+    own.look(5.0)
+    assert list(own.no_carrier) == [("eth0", 3.0)], "since when it is lost"
+    machine(tmp_path, {"eth0": "1\n"})
+    own.look(7.0)
+    assert list(own.no_carrier) == []
+    machine(tmp_path, {"eth0": "0\n"})
+    own.look(9.0)
+    assert list(own.no_carrier) == [("eth0", 9.0)], "lost again"
     (tmp_path / "sys/class/net/eth0/carrier").unlink()  # switched off by a person: it does not tell
-    own.look()
+    own.look(11.0)
     assert list(own.no_carrier) == []
     (tmp_path / "sys/class/net/eth0").rmdir()
-    own.look()
+    own.look(13.0)
     machine(tmp_path, {"eth0": "0\n"})
-    own.look()
+    own.look(15.0)
     assert list(own.no_carrier) == [], "another interface of that name"
 
 
-def test_the_gateway_answers_where_its_address_is_resolved(tmp_path: Path) -> None:
+def test_only_a_gateway_that_answered_can_be_lost(tmp_path: Path) -> None:
     own = OwnNetwork(tmp_path)
     row = "10.0.0.1         0x1         {}         02:00:00:00:00:01     *        eth0\n"
-    for arp, answers in (("", None), (row.format("0x2"), True), (row.format("0x0"), False), (row.format("zz"), False)):
-        machine(tmp_path, {"eth0": "1"}, gateway="10.0.0.1", arp=arp)
-        own.look()
-        assert own.gateway is answers
+    seen = []
+    for now, flags in enumerate(("", "0x0", "0x2", "", "0x0", "zz", "", "0x0", "0x2", "0x0")):
+        machine(tmp_path, {"eth0": "1"}, gateway="10.0.0.1", arp=row.format(flags) if flags else "")
+        own.look(float(now))
+        seen.append(own.gateway_lost_at)
+    assert seen == [None, None, None, None, 4.0, 4.0, None, 7.0, None, 9.0]
     machine(tmp_path, {"eth0": "1"}, arp=row.format("0x0"))
-    own.look()
-    assert own.gateway is None, "no gateway"
+    own.look(10.0)
+    assert own.gateway_lost_at is None, "no gateway"
 
 
 def test_what_cannot_be_read_is_no_trouble(tmp_path: Path) -> None:
     own = OwnNetwork(tmp_path / "nothing")
-    own.look()
-    assert (own.no_carrier, own.gateway) == ((), None)
+    own.look(1.0)
+    assert (own.no_carrier, own.gateway_lost_at) == ((), None)
     (tmp_path / "proc/net").mkdir(parents=True)
     (tmp_path / "proc/net/route").write_bytes(b"\xff\n\n\x00 1\nx 00000000 zz\n")
     (tmp_path / "proc/net/arp").write_text("a\nb\n")
     own.root = tmp_path
-    own.look()
-    assert (own.no_carrier, own.gateway) == ((), None)
+    own.look(1.0)
+    assert (own.no_carrier, own.gateway_lost_at) == ((), None)

@@ -8,6 +8,7 @@ from ha_agent.policy import Detection
 from ha_agent.selfdoubt import WORST, Beside, Own, doubt, patience, patient, remembered, sickness
 
 D = Detection()
+NOW_S = 1000.0
 
 
 @pytest.mark.parametrize(
@@ -34,21 +35,26 @@ def test_a_lag_is_forgotten_by_half_and_half_again(lag_s: float, before_s: float
         (Own(lag_s=0.5), Beside(), 1),
         (Own(lag_s=1.9), Beside(), 3),
         (Own(lag_s=60.0), Beside(), 4),
-        (Own(no_carrier=("eth1",)), Beside(), 2),
-        (Own(no_carrier=("eth1", "eth2")), Beside(), 2),
-        (Own(gateway=False), Beside(), 1),
-        (Own(gateway=True), Beside(nova=True), 0),
+        (Own(no_carrier=(("eth1", NOW_S - 60.0),)), Beside(), 2),
+        (Own(no_carrier=(("eth1", NOW_S), ("eth2", NOW_S - 61.0))), Beside(), 2),
+        (Own(gateway_lost_at=NOW_S - 60.0), Beside(), 1),
+        (Own(gateway_lost_at=NOW_S - 60.1), Beside(nova=False), 0),  # long ago: it explains nothing new
+        (Own(no_carrier=(("eth1", NOW_S - 60.1),)), Beside(), 0),
         (Own(), Beside(nova=False), 0),
         (Own(), Beside(bmcs_mute=3), 0),
         (Own(), Beside(nova=False, bmcs_mute=1), 0),
         (Own(), Beside(nova=False, bmcs_mute=2), 1),
         (Own(), Beside(nova=None, bmcs_mute=2), 0),
         (Own(), Beside(nova=False, bmcs=1, bmcs_mute=3), 0),
-        (Own(lag_s=9.0, no_carrier=("e",), gateway=False), Beside(nova=False, bmcs_mute=2), WORST),
+        (
+            Own(lag_s=9.0, no_carrier=(("e", NOW_S),), gateway_lost_at=NOW_S - 60.0),
+            Beside(nova=False, bmcs_mute=2),
+            WORST,
+        ),
     ],
 )
 def test_how_sick_it_is(own: Own, beside: Beside, points: int) -> None:
-    assert sickness(own, beside) == points
+    assert sickness(own, beside, NOW_S) == points
 
 
 @pytest.mark.parametrize(("sick", "factor"), [(-1, 1.0), (0, 1.0), (2, 1.25), (4, 1.5), (8, 2.0), (99, 2.0)])
@@ -68,12 +74,14 @@ def test_the_sick_are_patient(sick: int, factor: float) -> None:
         (2, 3, Own(), Beside(), ""),
         (3, 5, Own(), Beside(), "3 of 5 hosts"),
         (3, 6, Own(), Beside(), ""),
-        (1, 9, Own(no_carrier=("eth1",)), Beside(), ""),  # one host may well be dead beside it
-        (2, 9, Own(no_carrier=("eth1",)), Beside(), "eth1 has no carrier"),
-        (2, 9, Own(gateway=False), Beside(), ""),
-        (2, 9, Own(gateway=False), Beside(nova=True), ""),
-        (2, 9, Own(gateway=False), Beside(nova=False), "neither Nova nor this controller's gateway"),
-        (1, 9, Own(gateway=False), Beside(nova=False), ""),
+        (1, 9, Own(no_carrier=(("eth1", NOW_S - 60.0),)), Beside(), ""),  # one host may well be dead beside it
+        (2, 9, Own(no_carrier=(("eth1", NOW_S - 60.0),)), Beside(), "eth1 has no carrier"),
+        (2, 9, Own(gateway_lost_at=NOW_S - 60.0), Beside(), ""),
+        (2, 9, Own(gateway_lost_at=NOW_S - 60.0), Beside(nova=True), ""),
+        (2, 9, Own(gateway_lost_at=NOW_S - 60.0), Beside(nova=False), "neither Nova nor this controller's gateway"),
+        (1, 9, Own(gateway_lost_at=NOW_S - 60.0), Beside(nova=False), ""),
+        (2, 9, Own(no_carrier=(("eth1", NOW_S - 60.1),)), Beside(), ""),  # these two died since (L1)
+        (2, 9, Own(gateway_lost_at=NOW_S - 60.1), Beside(nova=False), ""),
         (2, 9, Own(), Beside(nova=False), ""),
         (2, 9, Own(), Beside(bmcs_mute=2), ""),
         (2, 9, Own(), Beside(bmcs_mute=2, nova=True), ""),  # a rack without power
@@ -83,6 +91,6 @@ def test_the_sick_are_patient(sick: int, factor: float) -> None:
     ],
 )
 def test_when_it_doubts_itself(silent: int, known: int, own: Own, beside: Beside, says: str) -> None:
-    found = doubt(silent, known, D, own, beside)
+    found = doubt(silent, known, D, own, beside, NOW_S)
     assert says in found
     assert bool(found) is bool(says)

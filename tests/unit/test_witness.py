@@ -150,6 +150,19 @@ def test_doubt_in_ourselves_fences_nobody() -> None:
     assert judged[0] is Verdict.UNKNOWN
 
 
+def test_what_was_denied_before_our_doubt_ended_is_asked_again() -> None:
+    """What ended the doubt may have ended the silence too."""
+    view = suspect(SILENT)
+    assert view.round is not None
+    asked_at = view.round.at
+    assert witness.judge(msgspec.structs.replace(view, doubted_at=asked_at), ctx(112.0)) is None
+    again = witness.judge(msgspec.structs.replace(view, doubted_at=asked_at - 0.1), ctx(112.0))
+    assert again is not None
+    assert again[0] is Verdict.DOWN
+    beat = Heartbeat(host="c1", at=113.0, boot_id=view.boot_id)
+    assert witness.heard(msgspec.structs.replace(view, doubted_at=112.0), beat).doubted_at is None
+
+
 @pytest.mark.parametrize(
     ("silent", "known", "doubts"),
     [

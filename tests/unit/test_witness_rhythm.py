@@ -10,6 +10,7 @@ import pytest
 from ha_agent import witness
 from ha_agent.policy import Detection
 from ha_agent.ports import Heartbeat
+from ha_agent.rhythm import Rhythm
 from tests.unit.test_witness import D, alive, ctx
 
 MOST_S = 8.0  # 10 s until the verdict, less a probe of 1.5 s and its slack of 0.5 s
@@ -24,7 +25,6 @@ def beats(view: witness.View, *gaps_s: float, boot_id: str = "b1") -> witness.Vi
 @pytest.mark.parametrize(
     ("gap_s", "dev_s", "peak_s", "after_s"),
     [
-        (0.0, 0.0, 0.0, 4.0),  # no rhythm yet
         (1.0, 0.0, 1.0, 4.0),
         (1.0, 0.5, 2.6, 4.0),
         (1.0, 0.5, 2.7, 4.5),
@@ -38,8 +38,10 @@ def beats(view: witness.View, *gaps_s: float, boot_id: str = "b1") -> witness.Vi
     ],
 )
 def test_the_silence_that_makes_a_suspect(gap_s: float, dev_s: float, peak_s: float, after_s: float) -> None:
-    view = msgspec.structs.replace(alive(), gap_s=gap_s, gap_dev_s=dev_s, gap_peak_s=peak_s, gaps=16)
-    assert witness.suspect_after_s(msgspec.structs.replace(view, gaps=15), D) == 4.0, "not known for long enough"
+    known = Rhythm(mean_s=gap_s, dev_s=dev_s, peak_s=peak_s, gaps=16)
+    view = msgspec.structs.replace(alive(), rhythm=known)
+    early = msgspec.structs.replace(view, rhythm=msgspec.structs.replace(known, gaps=15))
+    assert witness.suspect_after_s(early, D) == 4.0, "not known for long enough"
     assert witness.suspect_after_s(view, D) == after_s
     assert witness.next_look(view, D, 100.0) == 100.0 + after_s
     assert witness.silent(view, ctx(99.9 + after_s)) is view
@@ -47,28 +49,44 @@ def test_the_silence_that_makes_a_suspect(gap_s: float, dev_s: float, peak_s: fl
 
 
 def test_where_there_is_no_room_before_the_verdict_it_stays_as_it_is() -> None:
-    tight = Detection(suspect_after_s=4.0, down_after_s=6.0)
-    assert witness.suspect_after_s(msgspec.structs.replace(alive(), gap_s=3.0, gap_dev_s=3.0, gaps=16), tight) == 4.0
+    rough = msgspec.structs.replace(alive(), rhythm=Rhythm(mean_s=3.0, dev_s=3.0, peak_s=9.0, gaps=16))
+    for down_after_s, after_s in ((5.0, 4.0), (6.0, 4.0), (6.25, 4.25)):
+        tight = Detection(suspect_after_s=4.0, down_after_s=down_after_s)
+        assert witness.suspect_after_s(rough, tight) == after_s
 
 
 def test_the_rhythm_is_learnt_and_forgotten() -> None:
+    assert alive().rhythm is None, "one heartbeat has no rhythm"
+    assert beats(alive(), 1.0).rhythm == Rhythm(mean_s=1.0, dev_s=0.0, peak_s=1.0, gaps=1)
+    assert beats(alive(), 1.0, 3.0).rhythm == Rhythm(mean_s=1.125, dev_s=0.125, peak_s=3.0, gaps=2)
+    fading = beats(alive(), 1.0, 3.0, 1.125).rhythm
+    assert fading == Rhythm(mean_s=1.125, dev_s=0.125 * 15 / 16, peak_s=3.0 * 0.995, gaps=3)
     steady = beats(alive(), *[1.0] * 50)
-    assert (steady.gap_s, steady.gap_dev_s) == (1.0, 0.0)
+    assert steady.rhythm == Rhythm(mean_s=1.0, dev_s=0.0, peak_s=1.0, gaps=16)
     rough = beats(steady, *[0.5, 3.5] * 40)
-    assert rough.gap_s == pytest.approx(2.0, abs=0.2)
-    assert rough.gap_dev_s == pytest.approx(1.5, abs=0.2)
+    assert rough.rhythm is not None
+    assert rough.rhythm.mean_s == pytest.approx(2.0, abs=0.2)
+    assert rough.rhythm.dev_s == pytest.approx(1.5, abs=0.2)
     assert witness.suspect_after_s(rough, D) == MOST_S
     assert witness.suspect_after_s(beats(rough, *[1.0] * 60), D) == 4.0
-    assert beats(rough, 1.0, boot_id="b2").gap_peak_s == 0.0, "a new boot begins anew"
+
+
+def test_a_new_boot_and_a_restart_of_ours_begin_a_new_rhythm() -> None:
+    steady = beats(alive(), *[1.0] * 50)
+    assert beats(steady, 1.0, boot_id="b2").rhythm is None
+    remembered = witness.fresh("c1", 90.0, seen=True, boot_id="b1")
+    assert beats(remembered, 7.0).rhythm is None, "it was heard for the first time since"
 
 
 def test_neither_a_pause_of_ours_nor_a_long_silence_is_in_the_rhythm() -> None:
     steady = beats(alive(), *[1.0] * 50)
-    paused = msgspec.structs.replace(steady, window_at=steady.window_at + 30.0)
-    assert beats(paused, 0.5).gap_dev_s < 0.1
+    paused = beats(msgspec.structs.replace(steady, window_at=steady.window_at + 30.0), 0.5)
+    assert paused.rhythm is not None
+    assert paused.rhythm.dev_s < 0.1
     suspected = witness.silent(steady, ctx(steady.window_at + 4.0))
     back = witness.heard(suspected, Heartbeat(host="c1", at=steady.window_at + 40.0, boot_id="b1"))
-    assert back.gap_s == pytest.approx(1.0 + 3.0 / 16)
+    assert back.rhythm is not None
+    assert back.rhythm.mean_s == pytest.approx(1.0 + 3.0 / 16)
 
 
 def test_a_bad_line_is_suspected_more_rarely() -> None:
@@ -81,7 +99,7 @@ def test_a_bad_line_is_suspected_more_rarely() -> None:
             while chance.random() < 0.3:
                 gap_s, rto_s = gap_s + rto_s, 2 * rto_s
             if not adapts:
-                view = msgspec.structs.replace(view, gap_s=0.0, gap_dev_s=0.0, gap_peak_s=0.0)
+                view = msgspec.structs.replace(view, rhythm=None)
             at = view.window_at + gap_s
             suspect = witness.silent(view, ctx(at))
             count += suspect.suspect_at is not None

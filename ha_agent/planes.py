@@ -63,7 +63,7 @@ def answering(by_witness: Mapping[str, Mapping[str, Answer]]) -> tuple[str, ...]
 
 def listed(planes: Sequence[str]) -> str:
     """`storage and tenant`."""
-    return " and ".join([", ".join(planes[:-1]), planes[-1]] if len(planes) > 1 else planes)
+    return " and ".join([", ".join(planes[:-1]), planes[-1]] if len(planes) > 2 else planes)
 
 
 def lost_text(planes: Sequence[str]) -> str:

@@ -138,6 +138,7 @@ def test_what_was_seen_is_not_replaced_by_what_the_journal_knows() -> None:
     made.now_s = 200.0
     made.lookout.remember()
     assert made.lookout.over.over("h1", "storage") == {"h2": 100.0}
+    assert made.lookout.over.over("h1", MANAGEMENT) == {}, "that is kept elsewhere, of every host"
 
 
 def test_a_host_that_left_the_inventory_is_forgotten() -> None:

@@ -11,6 +11,8 @@ import contextlib
 import datetime
 import itertools
 import json
+import os
+import pwd
 import shutil
 import statistics
 import subprocess
@@ -129,6 +131,7 @@ class World:
         path = self.home / "remote.yaml"
         settings = {
             "version": 1,
+            "user": pwd.getpwuid(os.geteuid()).pw_name,
             "listen": f"127.0.0.1:{self.port}",
             "pki": {"directory": "pki"},
             "socket": "remote.sock",

@@ -1,6 +1,6 @@
 """A hostile neighbour in a process of its own. `python -m tests.integration.attacker PORT DIRECTORY`
 
-Each line on stdin is `ATTACK SECONDS`; the answer is one line of JSON: how often it was tried, and how often somebody let it in. It comes
+Each line on stdin is `ATTACK SECONDS [PORT]`, the port where it is not PORT; the answer is one line of JSON: how often it was tried, and how often somebody let it in. It comes
 from addresses of its own (127.0.0.2 and up). DIRECTORY holds the certificates that it has made, bought or stolen.
 """
 
@@ -22,6 +22,22 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Tally = dict[str, int]
 AT_ONCE = 8
 SLOW = 300
+
+# attack → counters of the remote of which at least one must grow.
+ATTACKS = {
+    "flood": {"handshakes_cut", "refused_rate"},
+    "garbage": {"handshakes_garbage"},
+    "slow_loris": {"handshakes_evicted", "handshakes_slow"},
+    "replay": {"handshakes_garbage"},
+    "wrong_authority": {"handshakes_untrusted"},
+    "expired": {"handshakes_expired"},
+    "revoked": {"refused_revoked"},
+    "as_controller": {"refused_identities"},
+    "as_another": {"refused_identities"},
+    "oversized": {"oversized_frames"},
+    "forged_order": {"malformed_frames"},
+}
+MAY_ENTER = {"oversized", "forged_order"}  # a stolen, unrevoked host may say Hello, as any host; nothing more
 
 
 class Attacker:
@@ -193,6 +209,7 @@ async def main(port: int, directory: Path) -> None:
     """Carries out orders until stdin ends."""
     attacker = Attacker(port, directory)
     while line := (await asyncio.to_thread(sys.stdin.readline)).split():
+        attacker.port = int(line[2]) if line[2:] else port
         print(json.dumps(await attacker.run(line[0], float(line[1]))), flush=True)
 
 

@@ -120,9 +120,11 @@ class World:
         return path
 
     @contextlib.contextmanager
-    def remote(self, host: str = "compute-1", **more: object) -> Iterator[subprocess.Popen[bytes]]:
-        """A running `ha-agent remote`; what it says is in remote.log beside its configuration."""
-        log = self.directory / host / "remote.log"
+    def remote(
+        self, host: str = "compute-1", log: Path | None = None, **more: object
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A running `ha-agent remote`; what it says is in remote.log beside its configuration, or in `log`."""
+        log = log or self.directory / host / "remote.log"
         with process("ha_agent", "remote", "--config", self.configure(host, **more), log=log) as made:
             yield made
 

@@ -36,8 +36,13 @@ ATTACKS = {
     "as_another": {"refused_identities"},
     "oversized": {"oversized_frames"},
     "forged_order": {"malformed_frames"},
+    "everything": {"malformed_frames", "refused_identities", "handshakes_garbage"},
 }
-MAY_ENTER = {"oversized", "forged_order"}  # a stolen, unrevoked host may say Hello, as any host; nothing more
+MAY_ENTER = {
+    "oversized",
+    "forged_order",
+    "everything",
+}  # a stolen, unrevoked host may say Hello, as any host; nothing more
 
 
 class Attacker:
@@ -146,6 +151,12 @@ class Attacker:
         """A frame that a controller once sent, from a host."""
         frame = wire.encode(wire.OpenGate(request=1, boot_id="boot"))
         await self._speak("stolen", tally, {}, frame)
+
+    async def everything(self, tally: Tally) -> None:
+        """Any of these."""
+        name = random.choice([name for name in ATTACKS if name not in ("everything", "slow_loris")])
+        attack: Callable[[Tally], Awaitable[None]] = getattr(self, name)
+        await attack(tally)
 
     # --- tools ------------------------------------------------------------------------------------------------------------
 

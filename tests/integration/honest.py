@@ -189,6 +189,7 @@ async def monitored(
 def unharmed(heard: Heard, since: int) -> list[Heartbeat]:
     """The honest host's heartbeats from this one on: all of them came, in time, over one connection."""
     beats = heard.beats["compute-1"][since:]
+    assert len(beats) > 1, "no heartbeats came"
     numbers = [beat.seq for beat in beats]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     assert max(b.at - a.at for a, b in itertools.pairwise(beats)) < SUSPECT_AFTER_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import pwd
 import resource
@@ -22,17 +22,18 @@ def become(user: str, directories: Sequence[Path]) -> None:
     """From here on this process, and whatever it starts or turns into, is `user` (empty: ha-agent) with that user's groups and no
     capability, and never gets more. `directories`: made for that user where they are absent. Nobody but root can become another, so
     one who is not root and names nobody stays as he is. Raises UsageError."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # keys are in our memory
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # keys are in our memory
     if os.geteuid() == 0:
         account = _account(user or USER)
         _make(directories, account)
         if account.pw_uid != 0:
             _turn_into(account)
+        _prctl(PR_SET_NO_NEW_PRIVS, 1)
     elif user and user != pwd.getpwuid(os.geteuid()).pw_name:
         raise UsageError(
             f"cannot become the user {user}: only root can", f"start it as root or as {user}, or set `user` to null"
         )
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _account(user: str) -> pwd.struct_passwd:
@@ -70,4 +71,6 @@ def _turn_into(account: pwd.struct_passwd) -> None:
 
 def _prctl(option: int, value: int) -> None:
     """A failure takes nothing away that we rely on: without root, no capability is left to be bounded."""
+    import ctypes  # only here: few start it as root
+
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -72,8 +72,8 @@ def compose(settings: Settings) -> Remote:
 
 def main() -> int:
     """Runs the remote until SIGTERM. Returns the exit code; errors are said in one sentence."""
-    # With vfork, Python stands still with all its threads until the new program has been read from the disk, which may hang. A fork
-    # costs a millisecond of a process as small as this. The standard library documents this switch.
+    # With vfork, Python before 3.11.4 (Debian 12 has 3.11.2) stands still with all its threads until the new program has been read from
+    # the disk, which may hang. A fork costs a millisecond of a process as small as this. The standard library documents this switch.
     subprocess._USE_VFORK = False  # type: ignore[misc]
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         settings = msgspec.json.decode(file.read(), type=Settings)

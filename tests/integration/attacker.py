@@ -53,6 +53,7 @@ class Attacker:
         self.directory = directory
         self._sources = 0
         self._recorded = b""
+        self._identities: dict[str, tuple[ssl.SSLContext, str]] = {}
         self._recording = asyncio.Lock()
 
     async def run(self, name: str, seconds: float) -> Tally:
@@ -173,10 +174,9 @@ class Attacker:
 
     async def _speak(self, who: str, tally: Tally, hello: dict[str, object], then: bytes = b"") -> None:
         """TLS as `who`, Hello, and `then` once it is welcomed; until the other side ends it."""
-        home = self.directory / who
-        reader, writer = await self._connect(certs.client_context(home))
+        context, name = self._identity(who)
+        reader, writer = await self._connect(context)
         try:
-            name = certs.identity(certs.load_certificates(home / "cert.pem")[0])[1]
             body = json.dumps({"type": "Hello", "versions": [[1, 0]], "name": name, **hello}).encode()
             writer.write(len(body).to_bytes(4, "big") + body)
             size = int.from_bytes(await reader.readexactly(4), "big")
@@ -186,6 +186,14 @@ class Attacker:
             await reader.read()
         finally:
             writer.transport.abort()
+
+    def _identity(self, who: str) -> tuple[ssl.SSLContext, str]:
+        """Loaded once: the flood should not wait for us."""
+        if who not in self._identities:
+            home = self.directory / who
+            name = certs.identity(certs.load_certificates(home / "cert.pem")[0])[1]
+            self._identities[who] = certs.client_context(home), name
+        return self._identities[who]
 
     async def _record(self) -> bytes:
         """Lets an honest connection pass through our hands, and keeps what its client sent."""
@@ -204,9 +212,8 @@ class Attacker:
 
         server = await asyncio.start_server(relay, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        home = self.directory / "stolen"
-        reader, writer = await self._connect(certs.client_context(home), port)
-        name = certs.identity(certs.load_certificates(home / "cert.pem")[0])[1]
+        context, name = self._identity("stolen")
+        reader, writer = await self._connect(context, port)
         writer.write(wire.encode(wire.Hello(versions=wire.VERSIONS, name=name)))
         await reader.readexactly(4)
         writer.write(wire.encode(wire.Challenge(nonce="0" * 32)))

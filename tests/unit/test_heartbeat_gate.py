@@ -61,6 +61,33 @@ async def test_what_cannot_be_stored_is_not_open(tmp_path: Path) -> None:
     assert not here.is_open
 
 
+async def test_a_disk_that_hangs_keeps_the_gate_closed_until_it_answers(tmp_path: Path) -> None:
+    """A FIFO: whoever opens it waits for the other end."""
+    os.mkfifo(tmp_path / gate.STATE)
+    here = gate.Gate(tmp_path, "boot-1", SystemClock())
+    recalling = asyncio.ensure_future(here.recall())
+    await asyncio.wait({recalling}, timeout=0.05)
+    assert (recalling.done(), here.recalled, here.is_open) == (False, False, False)
+    stored = b'{"boot_id": "boot-1", "by": "controller c", "wall": 1.0}'
+    await asyncio.to_thread((tmp_path / gate.STATE).write_bytes, stored)
+    await asyncio.wait_for(recalling, DEADLINE_S)
+    assert (here.recalled, here.is_open) == (True, True)
+
+
+async def test_a_write_that_hangs_is_unanswered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = await made(tmp_path)
+    os.mkfifo(tmp_path / f".{gate.STATE}.{os.getpid()}.new")
+    os.mkfifo(tmp_path / gate.AUDIT)
+    monkeypatch.setattr(gate, "STORE_S", 0.05)
+    with pytest.raises(Unanswered, match="hangs"):
+        await here.open("boot-1", "controller c")
+    with pytest.raises(Unanswered, match="hangs"):
+        await here.override(0, 1, "because")
+    assert not here.is_open
+    for path in (tmp_path / f".{gate.STATE}.{os.getpid()}.new", tmp_path / gate.AUDIT):
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # lets a thread go
+
+
 async def test_nova_compute_waits_for_the_controllers_word(tmp_path: Path) -> None:
     said: list[str] = []
     async with remote(tmp_path) as served, monitor({"compute-1": served.port}) as (watch, seen):

@@ -37,6 +37,7 @@ def load_remote(path: Path | str) -> RemoteLoaded:
     return RemoteLoaded(
         path=str(path),
         name=model.name or "",
+        user=model.user or "",
         listen=listen[0],
         port=listen[1],
         pki_directory=str(beside / model.pki.directory),

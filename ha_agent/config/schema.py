@@ -265,6 +265,7 @@ class Remote(Section):
 
     version: Literal[1]
     name: Word | None = None
+    user: Word | None = None
     listen: Word = "0.0.0.0:7420"
     pki: Pki = Pki()
     socket: Word = "/run/ha-agent/remote.sock"

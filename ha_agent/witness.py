@@ -272,11 +272,14 @@ def silent(view: View, ctx: Context) -> View:
 
 
 def ripe(view: View, now_s: float, detection: Detection) -> Round | None:
-    """The complete round from which the host may be judged; None while it is too early to say."""
+    """The round from which the host may be judged: the last complete one, or a later one in which somebody reached it, for that needs
+    nobody else's word (S5). None while it is too early to say."""
     if view.suspect_at is None or now_s < view.window_at + detection.down_after_s:
         return None
-    current = view.round if view.round and view.round.complete(now_s, detection) else view.judged
-    return current if current is not None and current.complete(now_s, detection) else None
+    for each in (view.round, view.judged):
+        if each is not None and (each.complete(now_s, detection) or Answer.SIGNED in each.answers.values()):
+            return each
+    return None
 
 
 def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:

@@ -10,26 +10,35 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ha_agent.sim.timeline import stream
-from tests.benchmarks.detection_trace import CONTROLLER, NEVER, NOVA, Spell, Stall, Trace
+from tests.benchmarks.detection_trace import CONTROLLER, NOVA, Spell, Stall, Trace
 
 HOSTS = 8
 PER_TRACE = 6  # hosts that meet a fault of their own
+DEATHS_PER_TRACE = 3
 BEGINS_S = 25.0  # by then every detector knows every host
 SETTLES_S = (20.0, 40.0)  # after a fault
-WATCHED_S = 90.0  # after the last one: the poller needs up to 75 s
+WATCHED_S = 50.0  # after the last one
+FOUND_S = 90.0  # after the last death: the poller needs up to 75 s
 SPELL_S = 600.0  # of a trace whose fault never ends
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault. `make`: writes it into a new trace. `lasting`: it never ends, and exposure is counted in host-hours, not in faults.
-    `freeze_s`: how long a machine stands still, 0 where none does. `goal`: presets that must fence nobody; `traces`: how many are played."""
+    """A kind of trace. `make`: writes one from a seed. `traces`: how many are played. `lasting`: its fault never ends, and exposure is counted
+    in host-hours, not in faults; `for_all`: each fault concerns every host. `goal`: presets that promise to fence nobody."""
 
     name: str
     make: Callable[[int], Trace]
-    traces: int
+    traces: int = 30
     lasting: bool = False
+    for_all: bool = False
     goal: tuple[str, ...] = ("lan", "wan", "aggressive")
+
+    def exposure(self, trace: Trace) -> float:
+        """Host-hours, or faults times the hosts that each concerns."""
+        if self.lasting:
+            return trace.hosts * trace.ends / 3600
+        return trace.faults * (trace.hosts if self.for_all else 1)
 
 
 def _chance(trace: Trace) -> random.Random:
@@ -54,10 +63,6 @@ def _always(write: Callable[[Trace, random.Random], None]) -> Callable[[int], Tr
         return trace
 
     return make
-
-
-def _loss(share: float) -> Callable[[int], Trace]:
-    return _always(lambda t, c: t.spell(t.everywhere(), Spell(BEGINS_S, SPELL_S, loss=share)))
 
 
 def _bursts(trace: Trace, chance: random.Random) -> None:
@@ -99,75 +104,85 @@ def _cut(paths: Paths, low_s: float, high_s: float) -> Callable[[int], Trace]:
     return make
 
 
-def _stall(lasts_s: float, *, controller: bool = False, agent: bool = False) -> Callable[[int], Trace]:
+def _stall(lasts_s: float, *, detector: bool = False, agent: bool = False) -> Callable[[int], Trace]:
+    """A detector that stands still does so alone as often as with its whole machine."""
+
     def make(seed: int) -> Trace:
         trace = Trace(seed, HOSTS, 0.0)
         chance = _chance(trace)
         for host, begins, ends in _in_turn(trace, chance, lambda: lasts_s):
-            node = CONTROLLER if controller else host
-            # a detector that is stopped is stopped alone as often as with its whole machine
-            alone = agent or (controller and chance.random() < 0.5)
-            trace.stall(node, Stall(begins, ends, agent=alone, keeps=chance.random() < 0.5))
+            alone, keeps = agent or (detector and chance.random() < 0.5), chance.random() < 0.5
+            trace.stall(CONTROLLER if detector else host, Stall(begins, ends, agent=alone, keeps=keeps))
         return trace
 
     return make
 
 
-def _deaths(weather: Callable[[Trace], None] = lambda t: None) -> Callable[[int], Trace]:
-    """Hosts lose power one after the other; the last ones live to be witnesses."""
+def _deaths(weather: Callable[[Trace, random.Random], None] = lambda t, c: None) -> Callable[[int], Trace]:
+    """Hosts lose power one after the other; most live to be witnesses."""
 
     def make(seed: int) -> Trace:
         trace = Trace(seed, HOSTS, 0.0)
         chance = _chance(trace)
-        for host, begins, _ in [*_in_turn(trace, chance, lambda: 20.0)][: PER_TRACE // 2]:
+        for host, begins, _ in [*_in_turn(trace, chance, lambda: 20.0)][:DEATHS_PER_TRACE]:
             trace.deaths[host] = begins
         trace.faults = len(trace.deaths)
-        trace.ends = max(trace.deaths.values()) + WATCHED_S
-        weather(trace)
+        trace.ends = max(trace.deaths.values()) + FOUND_S
+        weather(trace, chance)
         return trace
 
     return make
 
 
-def _poor(share: float) -> Callable[[Trace], None]:
-    return lambda t: t.spell(t.everywhere(), Spell(BEGINS_S, NEVER, loss=share))
+def _loss_all_the_time(share: float) -> Callable[[Trace, random.Random], None]:
+    return lambda t, c: t.spell(t.everywhere(), Spell(BEGINS_S, SPELL_S, loss=share))
 
 
-def _all_hosts(trace: Trace, _: int) -> list[tuple[int, int]]:
-    return [path for host in trace.names for path in ((CONTROLLER, host), (host, CONTROLLER))]
+def _both(a: int, b: int) -> list[tuple[int, int]]:
+    return [(a, b), (b, a)]
 
+
+def _to_all(trace: Trace, _: int) -> list[tuple[int, int]]:
+    return [path for host in trace.names for path in _both(CONTROLLER, host)]
+
+
+def _lasting(name: str, write: Callable[[Trace, random.Random], None], traces: int = 30) -> Kind:
+    return Kind(name, _always(write), traces, lasting=True)
+
+
+PATIENT = ("lan", "wan")
 
 HARMS = (
-    Kind("nothing", _always(lambda t, c: None), 20, lasting=True),
-    Kind("1 % of all packets lost", _loss(0.01), 20, lasting=True),
-    Kind("5 % of all packets lost", _loss(0.05), 20, lasting=True),
-    Kind("20 % of all packets lost", _loss(0.2), 20, lasting=True),
-    Kind("bursts of loss at one host", _always(_bursts), 20, lasting=True),
-    Kind("congested network", _always(_congested), 20, lasting=True),
-    Kind("path detector - host cut", _cut(lambda t, h: [(CONTROLLER, h), (h, CONTROLLER)], 10, 60), 50),
-    Kind("path detector > host cut", _cut(lambda t, h: [(CONTROLLER, h)], 10, 60), 50),
-    Kind("path host > detector cut", _cut(lambda t, h: [(h, CONTROLLER)], 10, 60), 50),
-    Kind("detector cut off from all hosts", _cut(_all_hosts, 10, 60), 50),
-    Kind("path host - Nova cut", _cut(lambda t, h: [(NOVA, h), (h, NOVA)], 30, 90), 50),
-    Kind("host freezes for 2 s", _stall(2.0), 50),
-    Kind("host freezes for 4 s", _stall(4.0), 50, goal=("lan", "wan")),
-    Kind("host freezes for 9 s", _stall(9.0), 50, goal=("lan", "wan")),
-    Kind("host freezes for 40 s", _stall(40.0), 30, goal=()),
-    Kind("agent of a host freezes for 60 s", _stall(60.0, agent=True), 30),
-    Kind("detector freezes for 2 s", _stall(2.0, controller=True), 50),
-    Kind("detector freezes for 4 s", _stall(4.0, controller=True), 50),
-    Kind("detector freezes for 9 s", _stall(9.0, controller=True), 50),
-    Kind("detector freezes for 40 s", _stall(40.0, controller=True), 30),
-    Kind("host cut off from all for 2 s", _cut(lambda t, h: t.of(h), 2, 2), 50),
-    Kind("host cut off from all for 4 s", _cut(lambda t, h: t.of(h), 4, 4), 50, goal=("lan", "wan")),
-    Kind("host cut off from all for 9 s", _cut(lambda t, h: t.of(h), 9, 9), 50, goal=()),
+    _lasting("nothing", lambda t, c: None, 15),
+    _lasting("1 % of packets lost", _loss_all_the_time(0.01)),
+    _lasting("5 % of packets lost", _loss_all_the_time(0.05)),
+    _lasting("20 % of packets lost", _loss_all_the_time(0.2)),
+    _lasting("bursts of loss at single hosts", _bursts),
+    _lasting("congested network", _congested),
+    Kind("detector - host cut 10-60 s", _cut(lambda t, h: _both(CONTROLLER, h), 10, 60)),
+    Kind("detector > host cut 10-60 s", _cut(lambda t, h: [(CONTROLLER, h)], 10, 60)),
+    Kind("host > detector cut 10-60 s", _cut(lambda t, h: [(h, CONTROLLER)], 10, 60)),
+    Kind("host - Nova cut 30-90 s", _cut(lambda t, h: _both(NOVA, h), 30, 90)),
+    Kind("detector - all hosts cut 10-60 s", _cut(_to_all, 10, 60), for_all=True),
+    Kind("host freezes 2 s", _stall(2.0)),
+    Kind("host freezes 4 s", _stall(4.0), goal=PATIENT),
+    Kind("host freezes 9 s", _stall(9.0), goal=PATIENT),
+    Kind("host freezes 40 s", _stall(40.0), goal=()),
+    Kind("host's agent freezes 60 s", _stall(60.0, agent=True)),
+    Kind("host cut off from all 2 s", _cut(lambda t, h: t.of(h), 2, 2)),
+    Kind("host cut off from all 4 s", _cut(lambda t, h: t.of(h), 4, 4), goal=PATIENT),
+    Kind("host cut off from all 9 s", _cut(lambda t, h: t.of(h), 9, 9), goal=PATIENT),
+    Kind("detector freezes 2 s", _stall(2.0, detector=True), for_all=True),
+    Kind("detector freezes 4 s", _stall(4.0, detector=True), for_all=True),
+    Kind("detector freezes 9 s", _stall(9.0, detector=True), for_all=True),
+    Kind("detector freezes 40 s", _stall(40.0, detector=True), for_all=True),
 )
 """What hurts no host for good: whoever is fenced is fenced in vain."""
 
 DEATHS = (
-    Kind("death, quiet network", _deaths(), 100),
-    Kind("death, 5 % of all packets lost", _deaths(_poor(0.05)), 34),
-    Kind("death, 20 % of all packets lost", _deaths(_poor(0.2)), 34),
-    Kind("death, congested network", _deaths(lambda t: _congested(t, stream(t.seed, "congestion"))), 34),
+    Kind("death", _deaths(), 70),
+    Kind("death, 5 % of packets lost", _deaths(_loss_all_the_time(0.05)), 25),
+    Kind("death, 20 % of packets lost", _deaths(_loss_all_the_time(0.2)), 25),
+    Kind("death, congested network", _deaths(_congested), 25),
 )
-"""Hosts that lose power: who finds them, and when."""
+"""Hosts that lose power: who finds them, and when. In the first one everybody else is well."""

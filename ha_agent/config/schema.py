@@ -82,7 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "down_after_s": 4,
         "hung_patience_s": 30,
         "probe_interval_s": 1,
-        "probe_timeout_s": 0.8,
+        "probe_timeout_s": 1.3,
         "pause_s": 1,
         "verdict_max_age_s": 3,
     },

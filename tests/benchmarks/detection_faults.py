@@ -6,6 +6,7 @@ Nova, its database and its broker run on another machine than the detector, with
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Kind:
 
     name: str
     make: Callable[[int], Trace]
-    traces: int = 30
+    traces: int = 25
     lasting: bool = False
     for_all: bool = False
     goal: tuple[str, ...] = ("lan", "wan", "aggressive")
@@ -45,10 +46,12 @@ def _chance(trace: Trace) -> random.Random:
     return stream(trace.seed, "faults")
 
 
-def _in_turn(trace: Trace, chance: random.Random, lasts_s: Callable[[], float]) -> Iterator[tuple[int, float, float]]:
+def _in_turn(
+    trace: Trace, chance: random.Random, lasts_s: Callable[[], float], count: int = PER_TRACE
+) -> Iterator[tuple[int, float, float]]:
     """One host after the other: host, begin, end."""
     at = BEGINS_S
-    for host in chance.sample(trace.names, min(PER_TRACE, trace.hosts)):
+    for host in chance.sample(trace.names, count):
         begins = at + chance.uniform(*SETTLES_S)
         at = begins + lasts_s()
         trace.faults += 1
@@ -66,15 +69,14 @@ def _always(write: Callable[[Trace, random.Random], None]) -> Callable[[int], Tr
 
 
 def _bursts(trace: Trace, chance: random.Random) -> None:
-    """Now and then a host loses most of what it sends and is sent, for up to three seconds."""
-    busy: list[tuple[float, float]] = []
-    at = BEGINS_S
+    """Now and then a host loses most of what it sends and is sent, for up to three seconds; then it is left in peace for a while."""
+    at, lately = BEGINS_S, deque[int](maxlen=trace.hosts // 2)
     while at < SPELL_S:
         at += chance.expovariate(1 / 5.0)
         ends = at + chance.uniform(0.3, 3.0)
-        host = chance.choice(trace.names)
+        host = chance.choice([h for h in trace.names if h not in lately])
         trace.spell(trace.of(host), Spell(at, ends, loss=0.8))
-        busy.append((at, ends))
+        lately.append(host)
         at = ends  # one host at a time: spells of a path must not overlap
 
 
@@ -93,11 +95,11 @@ def _congested(trace: Trace, chance: random.Random) -> None:
 Paths = Callable[[Trace, int], list[tuple[int, int]]]
 
 
-def _cut(paths: Paths, low_s: float, high_s: float) -> Callable[[int], Trace]:
+def _cut(paths: Paths, low_s: float, high_s: float, count: int = PER_TRACE) -> Callable[[int], Trace]:
     def make(seed: int) -> Trace:
         trace = Trace(seed, HOSTS, 0.0)
         chance = _chance(trace)
-        for host, begins, ends in _in_turn(trace, chance, lambda: chance.uniform(low_s, high_s)):
+        for host, begins, ends in _in_turn(trace, chance, lambda: chance.uniform(low_s, high_s), count):
             trace.spell(paths(trace, host), Spell(begins, ends, loss=1.0))
         return trace
 
@@ -124,9 +126,8 @@ def _deaths(weather: Callable[[Trace, random.Random], None] = lambda t, c: None)
     def make(seed: int) -> Trace:
         trace = Trace(seed, HOSTS, 0.0)
         chance = _chance(trace)
-        for host, begins, _ in [*_in_turn(trace, chance, lambda: 20.0)][:DEATHS_PER_TRACE]:
+        for host, begins, _ in _in_turn(trace, chance, lambda: 20.0, DEATHS_PER_TRACE):
             trace.deaths[host] = begins
-        trace.faults = len(trace.deaths)
         trace.ends = max(trace.deaths.values()) + FOUND_S
         weather(trace, chance)
         return trace
@@ -146,7 +147,7 @@ def _to_all(trace: Trace, _: int) -> list[tuple[int, int]]:
     return [path for host in trace.names for path in _both(CONTROLLER, host)]
 
 
-def _lasting(name: str, write: Callable[[Trace, random.Random], None], traces: int = 30) -> Kind:
+def _lasting(name: str, write: Callable[[Trace, random.Random], None], traces: int = 25) -> Kind:
     return Kind(name, _always(write), traces, lasting=True)
 
 
@@ -163,7 +164,7 @@ HARMS = (
     Kind("detector > host cut 10-60 s", _cut(lambda t, h: [(CONTROLLER, h)], 10, 60)),
     Kind("host > detector cut 10-60 s", _cut(lambda t, h: [(h, CONTROLLER)], 10, 60)),
     Kind("host - Nova cut 30-90 s", _cut(lambda t, h: _both(NOVA, h), 30, 90)),
-    Kind("detector - all hosts cut 10-60 s", _cut(_to_all, 10, 60), for_all=True),
+    Kind("detector - all hosts cut 10-60 s", _cut(_to_all, 10, 60, 1), for_all=True),
     Kind("host freezes 2 s", _stall(2.0)),
     Kind("host freezes 4 s", _stall(4.0), goal=PATIENT),
     Kind("host freezes 9 s", _stall(9.0), goal=PATIENT),
@@ -180,9 +181,9 @@ HARMS = (
 """What hurts no host for good: whoever is fenced is fenced in vain."""
 
 DEATHS = (
-    Kind("death", _deaths(), 70),
-    Kind("death, 5 % of packets lost", _deaths(_loss_all_the_time(0.05)), 25),
-    Kind("death, 20 % of packets lost", _deaths(_loss_all_the_time(0.2)), 25),
-    Kind("death, congested network", _deaths(_congested), 25),
+    Kind("death", _deaths(), 60),
+    Kind("death, 5 % of packets lost", _deaths(_loss_all_the_time(0.05)), 20),
+    Kind("death, 20 % of packets lost", _deaths(_loss_all_the_time(0.2)), 20),
+    Kind("death, congested network", _deaths(_congested), 20),
 )
 """Hosts that lose power: who finds them, and when. In the first one everybody else is well."""

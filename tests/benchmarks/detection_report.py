@@ -22,7 +22,8 @@ question, one witness. poller: instanceha's way, POLL 45 s, DELTA 30 s over Nova
 A fence is the off command of our engine after its last look, or the verdict of a peer. Fencing itself takes more time and is not counted.
 False: the host had power. Latency: from the loss of power to the fence; deaths found after a false fence of the same host do not count.
 Rates are per million host-hours. Where the fault lasts: of hours like these. Where it passes: of hours in which each host meets one
-such fault every {EVERY_HOURS:,.0f} h. "<": nothing was seen; with 95 % confidence the rate is below that (rule of three)."""
+such fault every {EVERY_HOURS:,.0f} h. "<": nothing was seen; with 95 % confidence the rate is below that (rule of three). A detector fences a
+host at most once in a trace (of ten minutes, where the fault lasts), so the highest rates are too low."""
 
 
 @dataclass

@@ -81,7 +81,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "suspect_after_s": 1.5,
         "down_after_s": 4,
         "hung_patience_s": 30,
-        "probe_interval_s": 1,
+        "probe_interval_s": 1.3,
         "probe_timeout_s": 1.3,
         "pause_s": 1,
         "verdict_max_age_s": 3,

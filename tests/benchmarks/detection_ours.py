@@ -41,6 +41,7 @@ from tests.benchmarks.detection_trace import CONTROLLER, NEVER, NOVA, Trace
 OPTIONS = MonitorOptions()
 DIAL_TRIPS = 2  # TLS, and the welcome
 PROBE_TRIPS = 3  # those, and the signature
+DIAL_SHARE = 0.95  # of a probe's deadline; as heartbeat/reach.py has it
 ANSWER_S = 0.5  # beyond its deadline, for a witness's answer to come back; as heartbeat/link.py has it
 READ_BMC_S = 0.3
 READ_NOVA_S = 0.2
@@ -284,7 +285,7 @@ class Ours:
     def _probe(self, link: Link, life: int, target: int, nonce: str, deadline_s: float) -> None:
         trace, witness, ends = self.trace, link.host, self.now + deadline_s
         answer, at = Answer.SILENT, ends
-        answered = None if target in self.fenced else connect(trace, witness, target, self.now, deadline_s)
+        answered = None if target in self.fenced else connect(trace, witness, target, self.now, DIAL_SHARE * deadline_s)
         if answered is not None:
             signed = converse(trace, witness, target, answered, PROBE_TRIPS)
             answer, at = (Answer.SIGNED, signed) if signed <= ends else (Answer.TCP, ends)

@@ -73,13 +73,13 @@ def measure(share: float, first_seed: int, jobs: int) -> dict[str, Figures]:
 
 def run(share: float, first_seed: int, jobs: int) -> tuple[str, bool]:
     """What is to be kept, and whether all goals were met."""
-    began = time.monotonic()
-    sums = measure(share, first_seed, jobs)
-    lines, met = goals(sums, HARMS, DEATHS)
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     commit = described.stdout.strip() or "unknown"
+    began = time.monotonic()
+    sums = measure(share, first_seed, jobs)
+    lines, met = goals(sums, HARMS, DEATHS)
     head = f"make bench-detection, commit {commit}, seeds from {first_seed}, share {share:g} of the traces"
     print(f"played in {time.monotonic() - began:.0f} s by {jobs} processes", file=sys.stderr)
     return "\n\n".join([head, table(sums, HARMS, DEATHS), "\n".join(lines), NOTES]) + "\n", met

@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-remote bench-hostile clean
+.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-detection bench-remote bench-hostile clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +28,7 @@ help:
 	@echo 'make bench-heartbeat [HOSTS="1000 2000 5000"]   what thousands of hosts cost, and how soon the dead are found'
 	@echo 'make bench-remote    what a remote costs its hypervisor: memory, CPU, descriptors'
 	@echo 'make bench-hostile   what a controller notices of floods of hostile connections'
+	@echo 'make bench-detection   who is fenced in vain and how soon the dead are found, beside other detectors, on simulated bad hours'
 	@echo 'make clean       remove .venv, caches and build files'
 
 # --- setting up --------------------------------------------------------------------------------------------------------
@@ -131,6 +132,10 @@ bench-remote: setup-dev
 
 bench-hostile: setup-dev
 	@$(BIN)/python -m tests.benchmarks.hostile --seconds $(or $(SECONDS_EACH),10) --keep docs/bench-hostile.txt
+
+# In virtual time, the same figures on every machine; about five minutes on two cores.
+bench-detection: setup-dev
+	@$(BIN)/python -m tests.benchmarks.detection --share $(or $(SHARE),1) --first-seed $(or $(FIRST),1) --jobs $(JOBS) $(if $(SHARE)$(FIRST),,--keep docs/bench-detection.txt)
 
 clean:
 	@rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

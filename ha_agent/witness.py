@@ -20,8 +20,12 @@ from ha_agent.ports import Disconnected, Heartbeat, NovaSeen, PowerSeen, ProbeAn
 from ha_agent.rhythm import Rhythm
 
 ANSWER_SLACK_S = 0.5  # how much longer than its own time-out a witness's answer may take to arrive
+REACHED = frozenset({Answer.SIGNED, Answer.TCP})
 REPORT_SLACK_S = 5.0  # beyond two report intervals, after which a sign of life in Nova has aged
 LAST_LOOK_S = 1.0  # before the first verdict Nova is asked once more, or what it heard meanwhile would come too late
+LAST_ROUND_S = (
+    0.3  # before it the witnesses are asked once more: who is reached again just then is not fenced for what is over
+)
 ROW_AGE_S = 0.5  # of a row when it is told: one listing serves all suspects
 LAST_WAIT_S = 0.3  # beyond the verdict's time, for that answer
 OURSELVES = "this controller"
@@ -222,7 +226,7 @@ def next_look(view: View, detection: Detection, now_s: float) -> float:
     end = current.at + detection.probe_timeout_s + ANSWER_SLACK_S
     down = view.window_at + detection.down_after_s
     following = max(current.at + detection.probe_interval_s, end)
-    times = (down - LAST_LOOK_S, down, down + LAST_WAIT_S, end, following)
+    times = (down - LAST_LOOK_S, down - LAST_ROUND_S, down, down + LAST_WAIT_S, end, following)
     return min((t for t in times if t > now_s), default=following)
 
 
@@ -239,13 +243,15 @@ def _row_awaited(view: View, ctx: Context) -> bool:
 
 
 def wants_round(view: View, ctx: Context) -> bool:
-    """Whether the next round of probes is due."""
+    """Whether the next round of probes is due: after an interval, and once shortly before the first verdict. One at a time."""
     if view.suspect_at is None:
         return False
     current = view.round
     if current is None:
         return True
-    return ctx.now_s >= current.at + ctx.detection.probe_interval_s and current.complete(ctx.now_s, ctx.detection)
+    last = view.window_at + ctx.detection.down_after_s - LAST_ROUND_S
+    due = ctx.now_s >= current.at + ctx.detection.probe_interval_s or current.at < last <= ctx.now_s
+    return due and current.complete(ctx.now_s, ctx.detection)
 
 
 def could_not_say(view: View) -> frozenset[str]:
@@ -290,11 +296,14 @@ def silent(view: View, ctx: Context) -> View:
 
 
 def ripe(view: View, now_s: float, detection: Detection) -> Round | None:
-    """The complete round from which the host may be judged; None while it is too early to say."""
+    """The round from which the host may be judged: the last complete one, or a later one in which somebody reached it or its kernel, for
+    that needs nobody else's word (S5). None while it is too early to say."""
     if view.suspect_at is None or now_s < view.window_at + detection.down_after_s:
         return None
-    current = view.round if view.round and view.round.complete(now_s, detection) else view.judged
-    return current if current is not None and current.complete(now_s, detection) else None
+    for each in (view.round, view.judged):
+        if each is not None and (each.complete(now_s, detection) or REACHED & set(each.answers.values())):
+            return each
+    return None
 
 
 def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:

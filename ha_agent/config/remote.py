@@ -35,6 +35,7 @@ def load_remote(path: Path | str) -> RemoteLoaded:
     return RemoteLoaded(
         path=str(path),
         name=model.name or "",
+        user=model.user or "",
         listen=listen[0][0],
         port=listen[0][1],
         listen_also=tuple(listen[1:]),

@@ -81,8 +81,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "suspect_after_s": 1.5,
         "down_after_s": 4,
         "hung_patience_s": 30,
-        "probe_interval_s": 1,
-        "probe_timeout_s": 0.8,
+        "probe_interval_s": 1.3,
+        "probe_timeout_s": 1.3,
         "pause_s": 1,
         "verdict_max_age_s": 3,
     },
@@ -266,6 +266,7 @@ class Remote(Section):
 
     version: Literal[1]
     name: Word | None = None
+    user: Word | None = None
     listen: Word | list[Word] = "0.0.0.0:7420"
     pki: Pki = Pki()
     socket: Word = "/run/ha-agent/remote.sock"

@@ -84,10 +84,12 @@ class Loaded(Value, frozen=True, kw_only=True):
 
 
 class RemoteLoaded(Value, frozen=True, kw_only=True):
-    """A remote's configuration. `listen_also`: further addresses with their ports. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so."""
+    """A remote's configuration. `user`: whom it becomes when root starts it; empty: ha-agent. `listen_also`: further addresses
+    with their ports. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so."""
 
     path: str
     name: str = ""
+    user: str = ""
     listen: str = "0.0.0.0"  # noqa: S104 -- the operator sets the management address; the certificates guard it
     port: int = 7420
     listen_also: tuple[tuple[str, int], ...] = ()

@@ -7,13 +7,13 @@ import dataclasses
 import logging
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ha_agent.errors import UsageError
 from ha_agent.heartbeat import wire
 from ha_agent.heartbeat.admission import Limits
+from ha_agent.heartbeat.aside import Aside
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.claims import Claims
 from ha_agent.heartbeat.control import ControlServer, RemoteStatus
@@ -29,6 +29,7 @@ from ha_agent.ports import Clock, GuestSource
 log = logging.getLogger(__name__)
 
 REMIND_S = 600.0
+RECALL_S = 1.0  # a disk that takes longer hangs; heartbeats do not wait for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +95,18 @@ class Remote:
             raise UsageError(
                 f"{config.pki / 'cert.pem'} is a controller's", "issue one with `ha-agent pki issue host NAME`"
             )
-        try:
-            config.state_directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-        except OSError as error:
-            raise UsageError(f"{config.state_directory} cannot be made: {error.strerror}") from None
         boot_id = config.boot_id or self._clock.boot_id()
+        gate = Gate(config.state_directory, boot_id, self._clock)
+        await self._recall(gate)
         self._host = Host(
             boot_id=boot_id,
             started_at=self._clock.now(),
             machine=_machine(config.machine_file),
             clock=self._clock,
-            gate=Gate(config.state_directory, boot_id, self._clock),
+            gate=gate,
             health=self._health,
             guests=self._guests,
-            guest_threads=ThreadPoolExecutor(2, thread_name_prefix="guests"),
+            guest_threads=Aside("guests", 2),
             credentials=credentials,
             claims=Claims(self._clock),
             counters=self.counters,
@@ -123,7 +122,7 @@ class Remote:
             self._close()
             raise
         loop = asyncio.get_running_loop()
-        self._tasks = [
+        self._tasks += [
             *(loop.create_task(self._door.stand(each)) for each in self._listeners),
             loop.create_task(self._health.run()),
             loop.create_task(self._remind()),
@@ -157,12 +156,17 @@ class Remote:
         await self._door.close()
         self._close()
         await self._control.stop()
-        self._host.guest_threads.shutdown(wait=False, cancel_futures=True)
         self._host.credentials.close()
 
     def notes(self) -> list[Note]:
         """What somebody should see to."""
-        return notes(self._host.credentials, self._door.peers(), self._clock.wall(), self._config.expiry)
+        found = notes(self._host.credentials, self._door.peers(), self._clock.wall(), self._config.expiry)
+        if not self._host.gate.recalled:
+            text = (
+                f"{self._config.state_directory} cannot be read: its disk hangs, or see the log; the gate stays closed"
+            )
+            found.append(Note(key="gate", text=text, urgent=True))
+        return found
 
     def status(self) -> RemoteStatus:
         """How it is, for a human."""
@@ -184,6 +188,17 @@ class Remote:
             notes=tuple(note.text for note in self.notes()),
         )
 
+    async def _recall(self, gate: Gate) -> None:
+        """The gate's state is read before anybody hears of us, unless its disk hangs. Raises UsageError."""
+        recalling = asyncio.get_running_loop().create_task(gate.recall())
+        await asyncio.wait({recalling}, timeout=RECALL_S)
+        if recalling.done():
+            recalling.result()
+        else:
+            log.warning("%s cannot be read yet; the gate is closed until it can", self._config.state_directory)
+            recalling.add_done_callback(_recalled)
+            self._tasks.append(recalling)
+
     async def _remind(self) -> None:
         reminder = Reminder()
         while True:
@@ -204,6 +219,17 @@ class Remote:
         finally:
             if sessions.get(channel.name) is session:
                 del sessions[channel.name]
+
+
+def _recalled(late: asyncio.Task[None]) -> None:
+    """The disk has answered after all."""
+    if late.cancelled():
+        return
+    error = late.exception()
+    if error is None:
+        log.info("the gate's state has been read")
+    else:
+        log.error("the gate stays closed: %s", error)
 
 
 def _machine(path: Path | None) -> str:

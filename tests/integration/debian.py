@@ -22,6 +22,7 @@ PACKAGES = {
     "nftables": "nft, which cuts them between two machines",
     "openipmi": "ipmi_sim, an IPMI BMC that is not ours",
     "rabbitmq-server": "the broker that OpenStack uses",
+    "strace": "which tells what a daemon asks of the kernel, to be compared with its unit's filters",
     "systemd": "systemd-analyze, which judges our units",
 }
 

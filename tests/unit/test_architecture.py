@@ -49,6 +49,7 @@ WORDS = (
     "ha_agent.ports",
     "ha_agent.system",
     "ha_agent.sdnotify",
+    "ha_agent.logs",
 )
 # What everyone further out may use.
 COMMON = (*PURE, *WORDS)
@@ -61,7 +62,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PURE, DECISIONS),
     "ha_agent.witness": PURE,
     "ha_agent.system": PURE,
-    "ha_agent.sdnotify": PURE,
+    **dict.fromkeys(("ha_agent.sdnotify", "ha_agent.logs", "ha_agent.privileges"), PURE),
     "ha_agent.config": COMMON,
     **{f"ha_agent.{driver}": WORDS for driver in DRIVERS},
     "ha_agent.api": (*COMMON, "ha_agent.metrics"),

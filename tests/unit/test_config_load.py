@@ -95,6 +95,13 @@ def test_every_preset_keeps_the_rules(preset: str) -> None:
     assert load(GOOD + f"detection: {{preset: {preset}}}").policy.hosts
 
 
+@pytest.mark.parametrize("preset", ["lan", "wan", "aggressive"])
+def test_a_witness_outlives_a_lost_packet(preset: str) -> None:
+    """Linux repeats a lost SYN after a second; a dial has 95 % of the probe's time."""
+    detection = load(GOOD + f"detection: {{preset: {preset}}}").policy.detection
+    assert 0.95 * detection.probe_timeout_s > 1.2
+
+
 def test_a_preset_of_an_override_beats_the_common_fields() -> None:
     text = GOOD + "detection: {down_after_s: 20}\noverrides:\n- {match: {hosts: h1}, detection: {preset: wan}}\n"
     hosts = load(text).policy.hosts

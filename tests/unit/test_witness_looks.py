@@ -117,12 +117,34 @@ def test_a_suspect_without_a_round_is_looked_at_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked_at", "answered", "now_s", "wants"),
+    [
+        (108.1, True, 109.69, False),
+        (108.1, True, 109.7, True),
+        (108.1, False, 109.7, False),  # one round at a time
+        (109.69, True, 109.7, True),
+        (109.7, True, 109.8, False),  # this was the last one
+        (109.7, True, 111.69, False),
+        (109.7, True, 111.7, True),
+    ],
+)
+def test_the_witnesses_are_asked_once_more_before_the_first_verdict(
+    asked_at: float, answered: bool, now_s: float, wants: bool
+) -> None:
+    view = witness.begin_round(SUSPECT, "n", ("w0",), asked_at)
+    if answered:
+        view = answer(view, "w0", "n")
+    assert witness.wants_round(view, ctx(now_s)) is wants
+
+
+@pytest.mark.parametrize(
     ("asked_at", "now_s", "at"),
     [
         (104.0, 104.0, 106.0),  # the end of the time of the witnesses, and the next round
         (104.0, 106.0, 109.0),  # Nova is asked once more
-        (104.0, 109.0, 110.0),  # the full suspicion time
-        (109.0, 109.5, 110.0),
+        (104.0, 109.0, 109.7),  # and so are the witnesses
+        (104.0, 109.7, 110.0),  # the full suspicion time
+        (109.0, 109.5, 109.7),
         (109.0, 110.0, 110.3),  # and is not waited for any longer
         (109.0, 110.3, 111.0),
         (109.0, 111.0, 111.0),  # everything is over: now

@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 
 from ha_agent.errors import DriverError
+from ha_agent.fencing import below
 from ha_agent.fencing.worker import Line, Request
 
 T = TypeVar("T")
@@ -80,21 +81,38 @@ class Worker:
             return None
 
     async def kill(self) -> None:
-        """Dead and waited for when this returns, also when it is cancelled. SIGKILL ends a frozen process too."""
+        """Dead and waited for when this returns, also when it is cancelled, and with it whatever it started. SIGKILL ends a
+        frozen process too."""
         if self.alive:
+            await certainly(self._kill_below())
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
         if self._process.stdin is not None:
             self._process.stdin.close()
         await certainly(self._process.wait())
 
+    async def _kill_below(self) -> None:
+        """First what it started: once it is dead itself, nobody could find that any more. It is stopped meanwhile, so that it
+        starts nothing new."""
+        if not below.living(self.pid):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGSTOP)
+        for _ in range(below.ROUNDS):
+            if not (self.alive and below.strike(self.pid)):
+                return
+            await asyncio.sleep(below.PAUSE_S)
+
 
 class WorkerPool:
     """`idle`: how many wait ready. `looks`, `acts`: how many may run at once that only read, and that switch;
     separate, so that hung reads never keep an off waiting. `starts`: how many start at once (importing takes processor
-    time)."""
+    time). `drivers`: that a worker loads when it starts, so that no attempt waits for it; others when they are first used."""
 
-    def __init__(self, idle: int = 2, looks: int = 32, acts: int = 64, starts: int = 4) -> None:
+    def __init__(
+        self, idle: int = 2, looks: int = 32, acts: int = 64, starts: int = 4, drivers: Iterable[str] = ("ipmi",)
+    ) -> None:
+        self.drivers = tuple(drivers)
         self._target = idle
         self._idle: deque[Worker] = deque()
         self._slots: dict[Use, asyncio.Semaphore] = {"look": asyncio.Semaphore(looks), "act": asyncio.Semaphore(acts)}
@@ -198,6 +216,7 @@ class WorkerPool:
                 "-m",
                 "ha_agent.fencing.worker",
                 str(os.getpid()),
+                *self.drivers,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=LINE_MAX,

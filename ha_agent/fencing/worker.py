@@ -1,6 +1,6 @@
 """The process in which one attempt on one fencing device happens, so that it can be killed at any moment.
 
-Started as `python -m ha_agent.fencing.worker PARENT_PID`. Requests arrive on stdin and lines leave on stdout, both
+Started as `python -m ha_agent.fencing.worker PARENT_PID [DRIVER…]`, the drivers to load at once. Requests arrive on stdin and lines leave on stdout, both
 JSON, one a line. The secret is read here, from the device's password file: it never crosses a process, an argument
 list or an environment. The worker dies with its parent. It looks at the clock immediately before every packet of an
 off or on, so that one which was frozen and thawed sends nothing late.
@@ -8,26 +8,23 @@ off or on, so that one which was frozen and thawed sends nothing late.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal
 
 import msgspec
 
 from ha_agent.errors import DriverError, Unanswered
+from ha_agent.fencing import below, drivers
+from ha_agent.fencing.drivers import Connection
 from ha_agent.fencing.topology import Device
+from ha_agent.fencing.window import OutOfTime, Time, Window
 from ha_agent.model import Power, Reading, Value
-from ha_agent.ports import PowerDevice
 
-SECRET_MAX = 4096
 REQUEST_MAX = 65536
-PR_SET_PDEATHSIG = 1
 
 
 class Request(Value, frozen=True):
@@ -54,20 +51,6 @@ class Line(Value, frozen=True):
     reading: Reading | None = None
 
 
-class Connection(PowerDevice, Protocol):
-    """A PowerDevice that can be closed."""
-
-    def close(self) -> None: ...
-
-
-class Time(Protocol):
-    """The clock of an attempt. `now`: CLOCK_BOOTTIME seconds."""
-
-    def now(self) -> float: ...
-    def wall(self) -> float: ...
-    def sleep(self, seconds: float) -> None: ...
-
-
 class _Boottime:
     def now(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -77,11 +60,6 @@ class _Boottime:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
-
-
-class OutOfTime(Unanswered):
-    """The clock forbids the next packet. Not a DriverError: it may be the repetition of one that was sent in time
-    (S9)."""
 
 
 class Attempt:
@@ -111,7 +89,7 @@ class Attempt:
             return str(error)
 
     def _doing(self, text: str) -> None:
-        self._at = f"{text} ({self._request.device.address}:{self._request.device.port})"
+        self._at = f"{text} ({self._request.device.where})"
         self._tell(Line(kind="doing", text=self._at))
 
     def _identify(self) -> None:
@@ -186,37 +164,11 @@ class Attempt:
         return reading
 
 
-def secret(path: str) -> bytes:
-    """The content of a password file without its line end. Raises DriverError."""
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(SECRET_MAX + 1).rstrip(b"\r\n")
-    except OSError as error:
-        raise DriverError(
-            f"the password file {path} cannot be read ({error.strerror}): correct its path or its rights"
-        ) from None
-    if not content or len(content) > SECRET_MAX:
-        raise DriverError(
-            f"the password file {path} is {'too long' if content else 'empty'}: put the password in its only line"
-        )
-    return content
-
-
 def serve(request: Request, tell: Callable[[Line], None], clock: Time) -> str:
     """Carries one request out. Returns the error, empty if there is none."""
-
-    device = request.device
-
-    def may_send(changes: bool) -> None:
-        if clock.now() > (min(request.act_by, request.until) if changes else request.until):
-            raise OutOfTime(f"timed out: no answer in time from {device.address}:{device.port}")
-
+    window = Window(clock, request.act_by, request.until, request.device.where)
     try:
-        if device.driver != "ipmi":
-            raise DriverError(f"there is no driver {device.driver}")
-        from ha_agent.fencing.ipmi import IpmiDevice
-
-        connection = IpmiDevice(device, secret(device.password_file), may_send)
+        connection = drivers.connect(request.device, window)
     except DriverError as error:
         return str(error)
     try:
@@ -227,7 +179,7 @@ def serve(request: Request, tell: Callable[[Line], None], clock: Time) -> str:
 
 def _die_with(parent: int) -> None:
     """No worker outlives the controller: the kernel kills it with its parent."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    below.die_with_parent()
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
 
@@ -235,12 +187,13 @@ def _die_with(parent: int) -> None:
 def main() -> None:
     """Serves requests until stdin ends."""
     _die_with(int(sys.argv[1]))
+    below.adopt_orphans()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the secret
-    import ha_agent.fencing.ipmi  # noqa: F401  # the slow import, before there is a request
+    drivers.load(sys.argv[2:])  # the slow imports, before there is a request
 
     output: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
     quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)  # pyghmi prints
+    os.dup2(quiet, 1)  # libraries print
     os.dup2(quiet, 2)
 
     def tell(line: Line) -> None:

@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 from ha_agent.errors import DriverError, Unanswered
@@ -60,7 +61,7 @@ def run(command: list[str], given: bytes, timeout_s: float) -> Ran:
     except (OSError, subprocess.SubprocessError) as error:
         raise DriverError(f"{command[0]} cannot be started: {getattr(error, 'strerror', None) or error}") from None
     try:
-        return _follow(process, given, ends, command[0])
+        return _follow(process, given, ends, Path(command[0]).name)
     finally:
         below.end_all()
         for pipe in (process.stdin, process.stdout, process.stderr):

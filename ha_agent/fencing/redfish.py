@@ -40,7 +40,7 @@ def power_of(document: Any, where: str) -> Power:
         return Power.OFF
     if said == "On":
         return Power.ON
-    raise DriverError(f"{where} reads neither on nor off: its PowerState is {str(said)[:40]!r}")
+    raise DriverError(f"{where} reads neither on nor off: its PowerState is {repr(said)[:40]}")
 
 
 def machine_of(document: Any) -> str:

@@ -7,7 +7,7 @@ sits this transport: it raises our own errors, which sushy does not repeat, and 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +24,10 @@ CONNECT_S = 3.0
 ANSWER_S = 10.0  # between two pieces of an answer; BMCs are slow, and the whole is bounded by the window
 BODY_MAX = 4 * 1024 * 1024  # a System is 10 to 100 KiB
 CHUNK = 65536
+
+
+class _Broken(DriverError):
+    """The connection ended before the answer was whole."""
 
 
 class Transport(HTTPAdapter):
@@ -69,6 +73,15 @@ class Transport(HTTPAdapter):
             raise Unanswered(f"{self._where} asked for the same change again; it is sent once")
         path = urlsplit(request.url or "")
         request.url = str(urlunsplit((self._origin.scheme, self._origin.netloc, path.path, path.query, "")))
+        try:
+            return self._once(request, verify)
+        except _Broken:
+            # BMCs' small web servers lose a connection now and then. A change is never sent again.
+            if self.change or request.method != "GET":
+                raise
+            return self._once(request, verify)
+
+    def _once(self, request: requests.PreparedRequest, verify: bool | str) -> requests.Response:
         left = self._left()
         try:
             response = super().send(
@@ -76,7 +89,7 @@ class Transport(HTTPAdapter):
             )
             response._content = self._body(response)
         except requests.exceptions.SSLError as error:
-            raise DriverError(_tls(self._where, error)) from None
+            raise self._kind(_tls(self._where, error)) from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise self._lost(error) from None
         return response
@@ -86,7 +99,7 @@ class Transport(HTTPAdapter):
         for chunk in response.raw.stream(CHUNK, decode_content=True):
             body += chunk
             if len(body) > BODY_MAX:
-                raise DriverError(f"{self._where} sent an answer of more than {BODY_MAX} bytes")
+                raise self._kind(f"{self._where} sent an answer of more than {BODY_MAX} bytes")
             self._left()
         return body
 
@@ -100,8 +113,13 @@ class Transport(HTTPAdapter):
         self._window.check(changes=self.change)
         self.sent = self.sent or self.change
 
+    @property
+    def _kind(self) -> type[DriverError | Unanswered]:
+        """What a failure is: once some part of a change left, nobody knows."""
+        return Unanswered if self.change and self.sent else DriverError
+
     def _lost(self, error: Exception) -> DriverError | Unanswered:
-        kind: Callable[[str], DriverError | Unanswered] = Unanswered if self.sent else DriverError
+        kind = self._kind
         reason = _cause(error)
         if isinstance(reason, socket.gaierror):
             return DriverError(f"unreachable: the address of {self._where} cannot be resolved ({reason.strerror})")
@@ -111,9 +129,9 @@ class Transport(HTTPAdapter):
             return DriverError(f"unreachable: {self._where} refuses the connection")
         if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
             return kind(f"timed out: no answer in time from {self._where}")
-        if isinstance(reason, OSError) and reason.strerror:
-            return kind(f"unreachable: the connection to {self._where} broke ({reason.strerror})")
-        return kind(f"unreachable: the connection to {self._where} broke")
+        why = f" ({reason.strerror})" if isinstance(reason, OSError) and reason.strerror else ""
+        text = f"unreachable: the connection to {self._where} broke{why}"
+        return _Broken(text) if kind is DriverError else kind(text)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -39,7 +39,7 @@ class Device(Value, frozen=True):
         address = f"[{self.address}]" if ":" in self.address else self.address
         place = f"{address}:{self.port}" if address and self.port else address
         plug = f"plug {self.plug}" if self.plug else ""
-        return " ".join(part for part in (self.agent, place, plug) if part)
+        return " ".join(part for part in (self.agent.rpartition("/")[2], place, plug) if part)
 
 
 class Topology(Value, frozen=True):

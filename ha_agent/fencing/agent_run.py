@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from ha_agent.errors import DriverError, Unanswered
+from ha_agent.errors import DriverError
 from ha_agent.fencing import below
+from ha_agent.fencing.window import OutOfTime
 
 OUTPUT_MAX = 65536
 CHUNK = 8192
@@ -34,7 +35,7 @@ class Ran(NamedTuple):
 
 def run(command: list[str], given: bytes, timeout_s: float) -> Ran:
     """Runs it with `given` on stdin, for at most `timeout_s`. When it returns or raises, the program and whatever it started
-    are dead. Raises DriverError (it never ran), Unanswered (it was killed; what it did is unknown)."""
+    are dead. Raises DriverError (it never ran), OutOfTime (it was killed; what it did is unknown)."""
     ends = time.clock_gettime(time.CLOCK_BOOTTIME) + timeout_s
     if not below.supported():
         raise DriverError(
@@ -89,7 +90,7 @@ def _follow(process: subprocess.Popen[bytes], given: bytes, ends: float, name: s
             left = ends - time.clock_gettime(time.CLOCK_BOOTTIME)
             ready = {key.fd for key, _ in selector.select(max(left, 0))}
             if left <= 0 and ended not in ready:
-                raise Unanswered(f"{name} did not end in time and was killed")
+                raise OutOfTime(f"{name} did not end in time and was killed")
             for descriptor in ready - {ended}:
                 if not _take(descriptor, output[descriptor]):
                     selector.unregister(descriptor)
@@ -98,7 +99,10 @@ def _follow(process: subprocess.Popen[bytes], given: bytes, ends: float, name: s
                     while _take(descriptor, taken):
                         pass
                 out, err = (bytes(taken) for taken in output.values())
-                return Ran(process.wait(), out, err)
+                code = process.wait()
+                if code == -signal.SIGALRM:  # our own alarm came first
+                    raise OutOfTime(f"{name} did not end in time and was killed")
+                return Ran(code, out, err)
 
 
 def _take(descriptor: int, into: bytearray) -> bool:

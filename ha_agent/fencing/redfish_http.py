@@ -84,9 +84,7 @@ class Transport(HTTPAdapter):
     def _once(self, request: requests.PreparedRequest, verify: bool | str) -> requests.Response:
         left = self._left()
         try:
-            response = super().send(
-                request, True, (min(CONNECT_S, left), min(ANSWER_S, left)), verify, cert, proxies=None
-            )
+            response = super().send(request, True, (min(CONNECT_S, left), min(ANSWER_S, left)), verify, proxies=None)
             response._content = self._body(response)
         except requests.exceptions.SSLError as error:
             raise self._kind(_tls(self._where, error)) from None

@@ -25,6 +25,7 @@ from ha_agent.fencing.window import OutOfTime, Time, Window
 from ha_agent.model import Power, Reading, Value
 
 REQUEST_MAX = 65536
+SLOWER_MAX = 3  # a failing device is looked at up to eight times more slowly
 
 
 class Request(Value, frozen=True):
@@ -124,9 +125,10 @@ class Attempt:
     def _watch(self, wanted: Power, started: float) -> str:
         """Reads until it reads as wanted (off: twice, `gap_s` apart, and nothing else between), or until the end."""
         first: float | None = None
-        others = 0
+        others = failed = 0
         while True:
             reading = self._look()
+            failed = failed + 1 if reading is None else 0
             if reading is None:
                 first = None
             elif reading.power is wanted:
@@ -137,10 +139,11 @@ class Attempt:
                 first, others = None, others + 1
                 if self._refused and others >= 2:
                     return self._refused
-            # Off is read the second time as soon as that counts, anything else at the pace of the poll.
-            pause = (
-                self._request.poll_s if first is None else max(first + self._request.gap_s - self._clock.now(), 0.01)
-            )
+            # Off is read the second time as soon as that counts, anything else at the pace of the poll; a device that fails
+            # more slowly, for after a few wrong logins many lock the user out.
+            pause = self._request.poll_s * 2 ** min(failed, SLOWER_MAX)
+            if first is not None:
+                pause = max(first + self._request.gap_s - self._clock.now(), 0.01)
             if self._clock.now() + pause >= self._request.until:
                 return (
                     self._refused

@@ -23,6 +23,7 @@ DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 NAME = re.compile(r"fence_[A-Za-z0-9_.-]+")
 OPTION = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 SAID_MAX = 200
+USAGE = "Please use '-h' for usage"  # what ClusterLabs' library adds below the reason
 GIVEN_MAX = 16384  # well inside a pipe's buffer
 
 # Exit codes of ClusterLabs' FenceAgentAPI, where the agent said nothing itself.
@@ -162,7 +163,7 @@ class FenceAgent:
             cut = output[: -len(self._password) or None] if len(output) >= OUTPUT_MAX else output
             text = scrubbed(cut.decode(errors="replace"), self._password)
             lines = [" ".join(_STAMP.sub("", line).split()) for line in text.splitlines()]
-            words = [re.sub(r"[^\x20-\x7e]", "?", line) for line in lines if line]
+            words = [re.sub(r"[^\x20-\x7e]", "?", line) for line in lines if line and line != USAGE]
             if words:
                 return f"{words[-1][:SAID_MAX]} (exit code {ran.code})"
         return f"{CODES.get(ran.code, 'it said nothing')} (exit code {ran.code})"

@@ -4,6 +4,7 @@ out of whatever is said."""
 from __future__ import annotations
 
 import base64
+import json
 import shlex
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -40,6 +41,7 @@ def scrubbed(text: str, hidden: bytes) -> str:
         plain,
         repr(plain)[1:-1],
         repr(hidden)[2:-1],
+        json.dumps(plain)[1:-1],
         shlex.quote(plain),
         quote(hidden),
         quote_plus(hidden),

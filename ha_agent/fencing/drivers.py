@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ha_agent.errors import DriverError
 from ha_agent.fencing.topology import Device
@@ -21,6 +21,14 @@ MODULES = {
 class Connection(PowerDevice, Protocol):
     """A PowerDevice that can be closed."""
 
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Reusable(Protocol):
+    """A Connection that may serve a later read of the same device."""
+
+    def again(self, window: Window) -> bool: ...
     def close(self) -> None: ...
 
 

@@ -30,6 +30,7 @@ PRIVILEGES = {"operator": 3, "administrator": 4}
 KEY_MAX = 20  # bytes of a password or a Kg, IPMI 2.0 table 22-30
 
 FIRST_RETRY_S = 0.5  # then +1 s each; a BMC that never answers is given up after 4 s (pyghmi by itself: 4.3 to 5.9)
+REUSED_MAX_S = 1  # a session that was kept is given up after the first silence: a fresh login tells more than patience
 RETRY_MAX_S = 2  # a BMC that stops answering after the login is given up after 3 to 4 s (pyghmi by itself: up to 30)
 
 NO_CIPHER = rmcp_codes[0x11]
@@ -56,6 +57,7 @@ class _Session(Session):  # type: ignore[misc]  # pyghmi has no types
 
     may_send: Callable[[], None]
     cipher: str
+    patience_s = RETRY_MAX_S
 
     def _open_rmcpplus_request(self) -> None:
         if self.cipher == "3":
@@ -77,7 +79,7 @@ class _Session(Session):  # type: ignore[misc]  # pyghmi has no types
 
     def raw_command(self, *args: Any, **options: Any) -> Any:
         # Logged in: no second login behind our back, and a short patience. pyghmi sets both anew at each login.
-        self.logontries, self.maxtimeout = 0, RETRY_MAX_S
+        self.logontries, self.maxtimeout = 0, self.patience_s
         return super().raw_command(*args, **options)
 
     def _xmit_packet(self, *args: Any, **options: Any) -> None:
@@ -108,6 +110,7 @@ class IpmiDevice:
         self._window = window
         self._kg = kg
         self._changing = False
+        self._reused = False
         self._session: _Session | None = None
         self._where = device.where
 
@@ -121,6 +124,21 @@ class IpmiDevice:
             )
         file = device.options.get("kg_file", "")
         return cls(device, password, window, _kg(file) if file else None)
+
+    def again(self, window: Window) -> bool:
+        """Whether the session can serve another read, which has this window: it stands, and the password file still holds what it
+        was opened with."""
+        if self._session is None or self._device.options.get("kg_file"):
+            return False
+        try:
+            if secret(self._device.password_file) != self._password:
+                return False
+        except DriverError:
+            return False
+        self._window = window
+        self._session.patience_s, self._session.timeout = REUSED_MAX_S, FIRST_RETRY_S
+        self._reused = True
+        return True
 
     def read(self) -> Power:
         """The power state, observed now. Raises DriverError, Unanswered."""
@@ -202,6 +220,9 @@ class IpmiDevice:
             answer = None
         if answer is None or "command" not in answer:
             self._session = None
+            if self._reused and not self._changing:  # the BMC forgot it: log in anew, and ask again
+                self._reused = False
+                return self._request(netfn, command, *data)
             raise Unanswered(f"session lost: no answer any more from {self._where}")
         if answer["code"]:
             reason = answer.get("error") or f"completion code 0x{answer['code']:02x}"

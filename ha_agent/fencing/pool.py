@@ -21,6 +21,7 @@ import msgspec
 
 from ha_agent.errors import DriverError
 from ha_agent.fencing import below
+from ha_agent.fencing.topology import Device
 from ha_agent.fencing.worker import Line, Request
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.served = 0
+        self.device: Device | None = None  # that it served last
 
     @property
     def pid(self) -> int:
@@ -66,6 +68,7 @@ class Worker:
         """Hands the request over. Raises DriverError where the process is gone."""
         assert self._process.stdin is not None
         self.served += 1
+        self.device = request.device
         try:
             self._process.stdin.write(msgspec.json.encode(request) + b"\n")
             await self._process.stdin.drain()
@@ -166,7 +169,7 @@ class WorkerPool:
     async def _take(self, request: Request) -> Worker:
         while True:
             waited = bool(self._idle)
-            worker = self._idle.popleft() if waited else await self._spawn()
+            worker = self._waiting(request) if waited else await self._spawn()
             taken = False
             try:
                 if worker.alive:
@@ -182,6 +185,17 @@ class WorkerPool:
                 return worker
             if not waited:  # a fresh one: another would fare no better
                 raise DriverError("the fencing worker died before it took the request")
+
+    def _waiting(self, request: Request) -> Worker:
+        """Of those that wait, the one that read this device last and may still have its session; else one without any; else the
+        one that waits longest."""
+        for wanted in (request.device, None):
+            if request.op == "read" or wanted is None:
+                for worker in self._idle:
+                    if worker.device == wanted:
+                        self._idle.remove(worker)
+                        return worker
+        return self._idle.popleft()
 
     async def _spawn(self) -> Worker:
         async with self._starting:

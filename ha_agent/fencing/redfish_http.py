@@ -74,12 +74,18 @@ class Transport(HTTPAdapter):
         path = urlsplit(request.url or "")
         request.url = str(urlunsplit((self._origin.scheme, self._origin.netloc, path.path, path.query, "")))
         try:
-            return self._once(request, verify)
+            response = self._once(request, verify)
         except _Broken:
             # BMCs' small web servers lose a connection now and then. A change is never sent again.
             if self.change or request.method != "GET":
                 raise
-            return self._once(request, verify)
+            response = self._once(request, verify)
+        if self.change and response.status_code in (401, 403):  # sushy would log in and send it again
+            raise DriverError(
+                f"refused: our user may not switch power at {self._where}, or its session ended (HTTP "
+                f"{response.status_code}): raise its role"
+            )
+        return response
 
     def _once(self, request: requests.PreparedRequest, verify: bool | str) -> requests.Response:
         left = self._left()
@@ -94,7 +100,8 @@ class Transport(HTTPAdapter):
 
     def _body(self, response: requests.Response) -> bytes:
         body = b""
-        for chunk in response.raw.stream(CHUNK, decode_content=True):
+        # A piece at a time: an answer that comes in drops would keep a larger read, and its time-out, waiting for ever.
+        while chunk := response.raw.read1(CHUNK, decode_content=True):
             body += chunk
             if len(body) > BODY_MAX:
                 raise self._kind(f"{self._where} sent an answer of more than {BODY_MAX} bytes")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -19,12 +20,13 @@ import msgspec
 
 from ha_agent.errors import DriverError, Unanswered
 from ha_agent.fencing import below, drivers
-from ha_agent.fencing.drivers import Connection
+from ha_agent.fencing.drivers import Connection, Reusable
 from ha_agent.fencing.topology import Device
 from ha_agent.fencing.window import OutOfTime, Time, Window
 from ha_agent.model import Power, Reading, Value
 
 REQUEST_MAX = 65536
+KEEP_S = 20.0  # BMCs forget a silent session after 60 s, and have few
 SLOWER_MAX = 3  # a failing device is looked at up to eight times more slowly
 
 
@@ -167,17 +169,49 @@ class Attempt:
         return reading
 
 
-def serve(request: Request, tell: Callable[[Line], None], clock: Time) -> str:
-    """Carries one request out. Returns the error, empty if there is none."""
-    window = Window(clock, request.act_by, request.until, request.device.where)
-    try:
-        connection = drivers.connect(request.device, window)
-    except DriverError as error:
-        return str(error)
-    try:
-        return Attempt(request, connection, tell, clock).run()
-    finally:
-        connection.close()
+class Sessions:
+    """The session of the last read, kept a little while for the next read of the same device: while servers move, a device is read
+    again and again. An off or on always begins with a login of its own."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Device, Connection] | None = None
+
+    @property
+    def kept(self) -> bool:
+        return self._kept is not None
+
+    def drop(self) -> None:
+        """Ends the session that is kept."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept[1].close()
+
+    def serve(self, request: Request, tell: Callable[[Line], None], clock: Time) -> str:
+        """Carries one request out. Returns the error, empty if there is none."""
+        window = Window(clock, request.act_by, request.until, request.device.where)
+        try:
+            connection = self._connect(request, window)
+        except DriverError as error:
+            return str(error)
+        said = "the driver failed"
+        try:
+            said = Attempt(request, connection, tell, clock).run()
+        finally:
+            if request.op == "read" and not said and isinstance(connection, Reusable):
+                self._kept = (request.device, connection)
+            else:
+                connection.close()
+        return said
+
+    def _connect(self, request: Request, window: Window) -> Connection:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            device, connection = kept
+            same = request.op == "read" and device == request.device
+            if same and isinstance(connection, Reusable) and connection.again(window):
+                return connection
+            connection.close()
+        return drivers.connect(request.device, window)
 
 
 def _die_with(parent: int) -> None:
@@ -203,14 +237,22 @@ def main() -> None:
         output.write(msgspec.json.encode(line) + b"\n")
 
     tell(Line(kind="ready"))
-    while line := sys.stdin.buffer.readline(REQUEST_MAX):
+    sessions = Sessions()
+    while True:
+        # The controller waits for an answer before it asks again, so that nothing waits in our own buffer.
+        if sessions.kept and not select.select([sys.stdin], [], [], KEEP_S)[0]:
+            sessions.drop()
+        line = sys.stdin.buffer.readline(REQUEST_MAX)
+        if not line:
+            break
         request = msgspec.json.decode(line, type=Request)
         tell(Line(kind="taken"))
         try:
-            error = serve(request, tell, _Boottime())
+            error = sessions.serve(request, tell, _Boottime())
         except Exception as broken:  # its text might hold anything, so only its kind is told
             error = f"the driver failed: {type(broken).__name__}"
         tell(Line(kind="end", text=error))
+    sessions.drop()
 
 
 if __name__ == "__main__":

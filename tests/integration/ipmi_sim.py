@@ -38,7 +38,7 @@ startlan 1
   allowed_auths_operator none md2 md5 straight
   allowed_auths_admin none md2 md5 straight
   guid {guid}
-endlan
+{key}endlan
 chassis_control "/bin/sh {switch} {directory}"
 user 1 false "" "none" user 10 none md2 md5 straight
 user 2 true "{user}" "{password}" admin 20 none md2 md5 straight
@@ -130,11 +130,14 @@ done
 
 class IpmiSim:
     """One host and its BMC. `command`: a line of shell that is the host, `exec`ed if it is one program; the default only sleeps.
-    `guid`: 32 hexadecimal digits, which machine the BMC says it is. Not thread-safe."""
+    `guid`: 32 hexadecimal digits, which machine the BMC says it is. `key`: its Kg, up to 16 letters. Not thread-safe."""
 
     address = "127.0.0.1"
 
-    def __init__(self, directory: Path, name: str, command: str = "exec sleep 100000", guid: str = "") -> None:
+    def __init__(
+        self, directory: Path, name: str, command: str = "exec sleep 100000", guid: str = "", key: str = ""
+    ) -> None:
+        self._key = key
         self.name = name
         self.guid = guid or os.urandom(16).hex()
         self.port = _free_port()
@@ -155,6 +158,7 @@ class IpmiSim:
                 name=self.name,
                 port=self.port,
                 guid=self.guid,
+                key=f'  bmc_key "{self._key}"\n' if self._key else "",
                 switch=switch,
                 directory=self._directory,
                 user=USER,

@@ -48,14 +48,19 @@ class UdpProxy:
         for each in (self._front, *self._backs.values()):
             each.close()
 
+    def forget(self) -> None:
+        """From now on the client has another address, as the BMC sees it: its sessions are unknown there."""
+        for each in list(self._backs):
+            self._backs.pop(each).close()
+
     def _run(self) -> None:
         while not self._stop.is_set():
-            ready, _, _ = select.select([self._front, *self._backs.values()], [], [], 0.05)
-            for each in ready:
-                try:
+            try:
+                ready, _, _ = select.select([self._front, *self._backs.values()], [], [], 0.05)
+                for each in ready:
                     self._pass_on(each)
-                except OSError:  # the BMC's port is closed: the packet is lost
-                    continue
+            except (OSError, ValueError, StopIteration):  # a port was closed meanwhile: the packet is lost
+                continue
 
     def _pass_on(self, source: socket.socket) -> None:
         packet, client = source.recvfrom(_PACKET_MAX)

@@ -173,7 +173,8 @@ class Sessions:
     """The session of the last read, kept a little while for the next read of the same device: while servers move, a device is read
     again and again. An off or on always begins with a login of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, connect: Callable[[Device, Window], Connection] = drivers.connect) -> None:
+        self._new = connect
         self._kept: tuple[Device, Connection] | None = None
 
     @property
@@ -211,7 +212,7 @@ class Sessions:
             if same and isinstance(connection, Reusable) and connection.again(window):
                 return connection
             connection.close()
-        return drivers.connect(request.device, window)
+        return self._new(request.device, window)
 
 
 def _die_with(parent: int) -> None:

@@ -37,6 +37,6 @@ SENDS_NOTHING = frozenset(
 LASTING = frozenset(
     {Bad.STAYS_ON, Bad.FLAPS, Bad.DIES_IN_THE_MIDDLE, Bad.REPORTS_UNKNOWN, Bad.COMES_BACK, Bad.DROPS_SECOND}
 )
-"""These use up whatever time they are given, so they are given little."""
+"""These use up whatever time they are given, so they are given little. So does nearly everything of a foreign agent."""
 
 SLOW_S = 0.7

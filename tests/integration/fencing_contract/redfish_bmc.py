@@ -73,7 +73,7 @@ class RedfishBmc:
         self.overrides: dict[str, Any] = {}
         self.body: bytes | None = None
         self.location = ""  # before the path in a session's Location, as BMCs that think they have another name do
-        self.reset_status = 204
+        self.reset_status = 204  # 0: the connection ends without an answer
         self.requests: list[str] = []
         self.tokens: set[str] = set()
         self.port = 0
@@ -226,4 +226,8 @@ class RedfishBmc:
             self.machine.up()
         if self.machine.silent:
             await asyncio.sleep(NEVER_S)
+        if self.reset_status == 0:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
         return web.Response(status=self.reset_status)

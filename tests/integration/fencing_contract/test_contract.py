@@ -49,8 +49,8 @@ def proven_off(readings: list[Reading]) -> bool:
     return len(readings) >= 2 and all(reading.power is Power.OFF and not reading.error for reading in readings[-2:])
 
 
-async def attempt(rig: Rig, deadline_s: float, expect: str | None) -> tuple[list[Reading], float]:
-    fencer = WorkerFencer(
+def fencing(rig: Rig, deadline_s: float, expect: str | None = None) -> WorkerFencer:
+    return WorkerFencer(
         Topology(levels={"host": ((rig.device,),)}),
         SystemClock(),
         lambda host, device: expect,
@@ -58,6 +58,10 @@ async def attempt(rig: Rig, deadline_s: float, expect: str | None) -> tuple[list
         poll_s=0.2,
         send_within_s=deadline_s / 2,  # as in life: an off is sent early, and the rest of the time is for reading
     )
+
+
+async def attempt(rig: Rig, deadline_s: float, expect: str | None) -> tuple[list[Reading], float]:
+    fencer = fencing(rig, deadline_s, expect)
     try:
         await fencer.start()
         started = time.monotonic()
@@ -76,7 +80,8 @@ async def test_an_off(driver: Driver, bad: Bad, tmp_path: Path, farm: BmcFarm) -
         need(*driver.packages)
     with driver.make(bad, tmp_path, farm) as rig:
         assert rig.on()
-        deadline_s = driver.short_s if bad in LASTING else driver.deadline_s
+        foreign = "fence-agents" in driver.packages
+        deadline_s = driver.short_s if bad in LASTING or (foreign and bad not in PROVES_OFF) else driver.deadline_s
         readings, took_s = await attempt(rig, deadline_s, OTHER if bad is Bad.OTHER_MACHINE else None)
         said = repr(readings)
         print(f"{driver.name}, {bad}: {took_s:.2f} s, {[str(r.power) for r in readings]} {readings[-1].error}")
@@ -100,3 +105,49 @@ async def test_an_off(driver: Driver, bad: Bad, tmp_path: Path, farm: BmcFarm) -
             assert readings[-1].power is Power.ON, said
         if bad is Bad.OTHER_MACHINE:
             assert readings[-1].error.startswith("wrong machine"), said
+
+
+LOOKS = (
+    Bad.NOTHING,
+    Bad.HANGS_BEFORE_LOGIN,
+    Bad.HANGS_AFTER_LOGIN,
+    Bad.WRONG_PASSWORD,
+    Bad.WRONG_CIPHER,
+    Bad.REPORTS_UNKNOWN,
+    Bad.OTHER_MACHINE,
+)
+
+
+@pytest.mark.parametrize(("driver", "bad"), [case for case in CASES if case.values[1] in LOOKS])
+async def test_a_look(driver: Driver, bad: Bad, tmp_path: Path, farm: BmcFarm) -> None:
+    """What the periodic check sees. A look never switches anything."""
+    if driver.packages:
+        need(*driver.packages)
+    with driver.make(bad, tmp_path, farm) as rig:
+        fencer = fencing(rig, driver.short_s, OTHER if bad is Bad.OTHER_MACHINE else None)
+        started = time.monotonic()
+        [reading] = await fencer.read("host", 0, driver.short_s)
+        assert time.monotonic() - started <= driver.short_s + LATE_S
+        await fencer.close()
+        assert reading.power is (Power.ON if bad is Bad.NOTHING else Power.UNKNOWN)
+        assert bool(reading.error) is (bad is not Bad.NOTHING)
+        assert rig.on()
+        assert rig.offs() == 0
+        assert [secret for secret in rig.secrets if secret in repr(reading)] == []
+        assert [pid for pid in rig.processes() if alive(pid)] == []
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [pytest.param(driver, id=driver.name, marks=pytest.mark.root if driver.packages else ()) for driver in DRIVERS],
+)
+async def test_on_again(driver: Driver, tmp_path: Path, farm: BmcFarm) -> None:
+    if driver.packages:
+        need(*driver.packages)
+    with driver.make(Bad.NOTHING, tmp_path, farm) as rig:
+        fencer = fencing(rig, driver.deadline_s)
+        assert proven_off(list(await fencer.off("host", 0, driver.deadline_s)))
+        assert not rig.on()
+        assert [r.power for r in await fencer.on("host", 0, driver.deadline_s)][-1] is Power.ON
+        await fencer.close()
+        assert rig.on()

@@ -146,12 +146,15 @@ def test_a_certificate_that_does_not_hold(tmp_path: Path, days: float, name: str
 
 def test_a_change_leaves_once_whatever_the_library_does(bmc: RedfishBmc, tmp_path: Path) -> None:
     """sushy sends what was not answered up to three times."""
-    device = connect(bmc, tmp_path, seconds=1.5)
+    device = connect(bmc, tmp_path, seconds=15)
     device.machine()
-    bmc.machine.bad = Bad.DIES_IN_THE_MIDDLE
+    bmc.machine.bad = Bad.STAYS_ON
+    bmc.reset_status = 0
     with pytest.raises(Unanswered):
         device.off()
     assert bmc.machine.offs == 1
+    assert device.read() is Power.ON
+    device.close()
 
 
 @pytest.mark.parametrize(

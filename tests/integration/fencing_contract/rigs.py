@@ -223,11 +223,11 @@ DRIVERS = (
     Driver(
         "fence_ipmilan",
         fence_ipmilan,
-        14.0,
+        12.0,
         6.0,
         ("openipmi", "ipmitool", "fence-agents"),
         skips=frozenset(),
         vague=True,
     ),
-    Driver("fence_redfish", fence_redfish, 14.0, 6.0, ("fence-agents",)),
+    Driver("fence_redfish", fence_redfish, 12.0, 6.0, ("fence-agents",)),
 )

@@ -34,8 +34,8 @@ class Ran(NamedTuple):
 
 
 def run(command: list[str], given: bytes, timeout_s: float) -> Ran:
-    """Runs it with `given` on stdin, for at most `timeout_s`. When it returns or raises, the program and whatever it started
-    are dead. Raises DriverError (it never ran), OutOfTime (it was killed; what it did is unknown)."""
+    """Runs it with `given` on stdin, for at most `timeout_s`. When it returns or raises, nothing is alive below this process, so
+    this is for workers only, which run one thing at a time. Raises DriverError (it never ran), OutOfTime (it was killed; what it did is unknown)."""
     ends = time.clock_gettime(time.CLOCK_BOOTTIME) + timeout_s
     if not below.supported():
         raise DriverError(

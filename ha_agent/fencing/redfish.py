@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import ssl
 import uuid
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -78,14 +79,8 @@ class RedfishDevice:
     def of(cls, device: Device, window: Window) -> RedfishDevice:
         """Raises DriverError where a file that it needs cannot be read."""
         logging.getLogger("sushy").setLevel(logging.CRITICAL)
-        verify: bool | str = device.options.get("insecure") != "true"
-        ca_file = device.options.get("ca_file", "")
-        if verify and ca_file:
-            if not Path(ca_file).is_file():
-                raise DriverError(f"the CA file {ca_file} cannot be read: correct its path or its rights")
-            verify = ca_file
         transport = Transport(_origin(device), window, device.where)
-        return cls(device, secret(device.password_file), transport, verify)
+        return cls(device, secret(device.password_file), transport, _verify(device))
 
     def read(self) -> Power:
         """The power state, observed now. Raises DriverError, Unanswered."""
@@ -100,8 +95,8 @@ class RedfishDevice:
         self._reset(sushy.ResetType.FORCE_OFF)
 
     def on(self) -> None:
-        """Sends On, once. Raises DriverError (certainly not done), Unanswered."""
-        self._reset(sushy.ResetType.ON)
+        """Sends On, or ForceOn where it is not offered, once. Raises DriverError (certainly not done), Unanswered."""
+        self._reset(sushy.ResetType.ON, sushy.ResetType.FORCE_ON)
 
     def close(self) -> None:
         """Ends the session at the BMC, which has few. Never raises."""
@@ -159,7 +154,7 @@ class RedfishDevice:
             )
         return str(members[0])
 
-    def _reset(self, kind: sushy.ResetType) -> None:
+    def _reset(self, *kinds: sushy.ResetType) -> None:
         if self._system is None:
             self._document()
         system = self._system
@@ -167,9 +162,10 @@ class RedfishDevice:
 
         def post() -> None:
             offered = system.get_allowed_reset_system_values()
-            if kind not in offered:
+            kind = next((each for each in kinds if each in offered), None)
+            if kind is None:
                 names = ", ".join(sorted(each.value for each in offered))
-                raise DriverError(f"refused: {self._where} does not offer {kind.value}, only {names}")
+                raise DriverError(f"refused: {self._where} does not offer {kinds[0].value}, only {names}")
             target = system._get_reset_action_element().target_uri
             self._transport.change = True
             try:
@@ -208,6 +204,19 @@ class RedfishDevice:
         """A BMC's own words, on one line."""
         words = getattr(error, "detail", None) or str(error)
         return " ".join(scrubbed(str(words), self._password).split())[:SAID_MAX]
+
+
+def _verify(device: Device) -> bool | str:
+    """Whom a certificate must come from: a file or directory, or False for anybody. Raises DriverError."""
+    if device.options.get("insecure") == "true":
+        return False
+    ca_file = device.options.get("ca_file", "")
+    if ca_file:
+        if not os.access(ca_file, os.R_OK):
+            raise DriverError(f"the CA file {ca_file} cannot be read: correct its path or its rights")
+        return ca_file
+    system = ssl.get_default_verify_paths()  # requests would take a list of its own
+    return system.cafile or system.capath or True
 
 
 def _origin(device: Device) -> str:

@@ -88,15 +88,17 @@ def _of_level(field: str, level: tuple[Device, ...]) -> Iterator[Problem]:
 def _of_device(field: str, device: Device) -> Iterator[Problem]:
     if device.driver not in DRIVERS:
         yield f"{field}.driver", f"there is no driver {device.driver!r}", f"use one of {', '.join(sorted(DRIVERS))}"
-    if device.driver != "ipmi":
+    if device.driver == "fence_agent" and not device.agent:
+        yield f"{field}.agent", "missing", "name the program, e.g. fence_apc, or give its absolute path"
+    if device.driver not in ("ipmi", "redfish"):
         return
     if not device.address:
         yield f"{field}.address", "missing", "give the BMC's address or name"
     if not 0 < device.port < 65536:
-        yield f"{field}.port", f"{device.port} is no UDP port", "use a number from 1 to 65535 (IPMI: 623)"
+        yield f"{field}.port", f"{device.port} is no port", "use a number from 1 to 65535 (IPMI: 623, Redfish: 443)"
     if not device.username:
         yield f"{field}.username", "missing", "give the BMC user that may switch power"
-    if len(device.username.encode()) > IPMI_NAME_MAX:
+    if device.driver == "ipmi" and len(device.username.encode()) > IPMI_NAME_MAX:
         yield (
             f"{field}.username",
             f"longer than {IPMI_NAME_MAX} bytes",

@@ -222,7 +222,7 @@ class RedfishBmc:
             return self._error(self.reset_status, "Base.1.0.GeneralError")
         if kind == "ForceOff":
             self.machine.off()
-        elif kind == "On":
+        elif kind in ("On", "ForceOn"):
             self.machine.up()
         if self.machine.silent:
             await asyncio.sleep(NEVER_S)

@@ -218,6 +218,20 @@ def test_a_pause_between_the_connection_and_the_sending(
     assert bmc.machine.offs == 0
 
 
+def test_force_on_where_on_is_not_offered(bmc: RedfishBmc, tmp_path: Path) -> None:
+    bmc.machine.off()
+    bmc.overrides["Actions"] = {
+        "#ComputerSystem.Reset": {
+            "target": "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset",
+            "ResetType@Redfish.AllowableValues": ["ForceOff", "ForceOn"],
+        }
+    }
+    device = connect(bmc, tmp_path)
+    device.on()
+    assert device.read() is Power.ON
+    device.close()
+
+
 def test_refused_off_where_it_is_not_offered(bmc: RedfishBmc, tmp_path: Path) -> None:
     bmc.overrides["Actions"] = {
         "#ComputerSystem.Reset": {"target": "/x", "ResetType@Redfish.AllowableValues": ["On", "GracefulShutdown"]}

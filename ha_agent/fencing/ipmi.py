@@ -128,6 +128,7 @@ class IpmiDevice:
     def again(self, window: Window) -> bool:
         """Whether the session can serve another read, which has this window: it stands, and the password file still holds what it
         was opened with."""
+        self._window = window
         if self._session is None or self._device.options.get("kg_file"):
             return False
         try:
@@ -135,7 +136,6 @@ class IpmiDevice:
                 return False
         except DriverError:
             return False
-        self._window = window
         self._session.patience_s, self._session.timeout = REUSED_MAX_S, FIRST_RETRY_S
         self._reused = True
         return True

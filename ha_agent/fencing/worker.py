@@ -26,6 +26,7 @@ from ha_agent.fencing.window import OutOfTime, Time, Window
 from ha_agent.model import Power, Reading, Value
 
 REQUEST_MAX = 65536
+CLOSE_S = 1.0
 KEEP_S = 20.0  # BMCs forget a silent session after 60 s, and have few
 SLOWER_MAX = 3  # a failing device is looked at up to eight times more slowly
 
@@ -173,7 +174,8 @@ class Sessions:
     """The session of the last read, kept a little while for the next read of the same device: while servers move, a device is read
     again and again. An off or on always begins with a login of its own."""
 
-    def __init__(self, connect: Callable[[Device, Window], Connection] = drivers.connect) -> None:
+    def __init__(self, clock: Time, connect: Callable[[Device, Window], Connection] = drivers.connect) -> None:
+        self._clock = clock
         self._new = connect
         self._kept: tuple[Device, Connection] | None = None
 
@@ -185,18 +187,21 @@ class Sessions:
         """Ends the session that is kept."""
         kept, self._kept = self._kept, None
         if kept is not None:
-            kept[1].close()
+            device, connection = kept
+            if isinstance(connection, Reusable):  # a window to say good-bye in: that of its last read is over
+                connection.again(Window(self._clock, 0.0, self._clock.now() + CLOSE_S, device.where))
+            connection.close()
 
-    def serve(self, request: Request, tell: Callable[[Line], None], clock: Time) -> str:
+    def serve(self, request: Request, tell: Callable[[Line], None]) -> str:
         """Carries one request out. Returns the error, empty if there is none."""
-        window = Window(clock, request.act_by, request.until, request.device.where)
+        window = Window(self._clock, request.act_by, request.until, request.device.where)
         try:
             connection = self._connect(request, window)
         except DriverError as error:
             return str(error)
         said = "the driver failed"
         try:
-            said = Attempt(request, connection, tell, clock).run()
+            said = Attempt(request, connection, tell, self._clock).run()
         finally:
             if request.op == "read" and not said and isinstance(connection, Reusable):
                 self._kept = (request.device, connection)
@@ -205,13 +210,13 @@ class Sessions:
         return said
 
     def _connect(self, request: Request, window: Window) -> Connection:
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            device, connection = kept
+        if self._kept is not None:
+            device, connection = self._kept
             same = request.op == "read" and device == request.device
             if same and isinstance(connection, Reusable) and connection.again(window):
+                self._kept = None
                 return connection
-            connection.close()
+            self.drop()
         return self._new(request.device, window)
 
 
@@ -238,7 +243,7 @@ def main() -> None:
         output.write(msgspec.json.encode(line) + b"\n")
 
     tell(Line(kind="ready"))
-    sessions = Sessions()
+    sessions = Sessions(_Boottime())
     while True:
         # The controller waits for an answer before it asks again, so that nothing waits in our own buffer.
         if sessions.kept and not select.select([sys.stdin], [], [], KEEP_S)[0]:
@@ -249,7 +254,7 @@ def main() -> None:
         request = msgspec.json.decode(line, type=Request)
         tell(Line(kind="taken"))
         try:
-            error = sessions.serve(request, tell, _Boottime())
+            error = sessions.serve(request, tell)
         except Exception as broken:  # its text might hold anything, so only its kind is told
             error = f"the driver failed: {type(broken).__name__}"
         tell(Line(kind="end", text=error))

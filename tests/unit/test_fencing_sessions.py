@@ -37,6 +37,7 @@ class Bmc:
         self.said: list[str] = []
         self.stands = True
         self.broken = False
+        self.window: Window | None = None
 
     def read(self) -> Power:
         if self.broken:
@@ -55,23 +56,27 @@ class Bmc:
         return ""
 
     def again(self, window: Window) -> bool:
+        self.window = window
         return self.stands
 
     def close(self) -> None:
+        if self.window is not None:
+            self.window.check(changes=False)
         self.said.append("close")
 
 
 class Lab:
     def __init__(self) -> None:
         self.opened: list[Bmc] = []
-        self.sessions = Sessions(self.connect)
+        self.clock = Clock()
+        self.sessions = Sessions(self.clock, self.connect)
 
     def connect(self, device: Device, window: Window) -> Bmc:
         self.opened.append(Bmc(device))
         return self.opened[-1]
 
     def serve(self, request: Request) -> str:
-        return self.sessions.serve(request, lambda line: None, Clock())
+        return self.sessions.serve(request, lambda line: None)
 
 
 def test_the_next_read_of_the_same_device_uses_the_session() -> None:
@@ -83,6 +88,16 @@ def test_the_next_read_of_the_same_device_uses_the_session() -> None:
     lab.sessions.drop()
     assert bmc.said == ["read", "read", "close"]
     assert not lab.sessions.kept
+
+
+def test_a_session_that_was_kept_for_long_may_still_say_good_bye() -> None:
+    lab = Lab()
+    lab.serve(READ)
+    lab.clock.t += 60.0
+    lab.sessions.drop()
+    assert lab.opened[0].said == ["read", "close"]
+    assert lab.opened[0].window is not None
+    assert lab.opened[0].window.left_s(changes=True) < 0  # and nothing else
 
 
 def test_another_device_gets_its_own() -> None:

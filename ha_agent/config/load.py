@@ -230,7 +230,9 @@ class _Builder:
 
     def _levels(self, common: _Effective, overridden: list[_Effective], matched: set[int | None]) -> None:
         needed = None in matched and (common.recovery.mode == "auto" or common.recovery.fence)
-        check_fencing(self._findings, common.fencing, needed=needed, at=("fencing",), base=True)
+        check_fencing(
+            self._findings, common.fencing, needed=needed, at=("fencing",), base=True, files=self._secrets.checked
+        )
         for index, sections in enumerate(overridden):
             own = self._model.overrides[index].fencing
             fences = index in matched and (sections.recovery.mode == "auto" or sections.recovery.fence)
@@ -246,6 +248,7 @@ class _Builder:
                     needed=fences,
                     at=("overrides", index, "fencing"),
                     base="devices" in own,
+                    files=self._secrets.checked,
                 )
 
     def _warnings(self, matched: set[int | None], used: set[str]) -> None:

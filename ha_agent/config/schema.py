@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -20,6 +21,16 @@ def _text(value: Any) -> Any:
 
 
 Text = Annotated[str, Field(max_length=1024), BeforeValidator(_text)]
+
+
+def _scalar(value: Any) -> Any:
+    """Options are handed on as text, so a plain true, 20 or 0.5 may stand there."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) and math.isfinite(value) else _text(value)
+
+
+Scalar = Annotated[str, Field(max_length=1024), BeforeValidator(_scalar)]
 
 
 class Section(BaseModel):
@@ -99,7 +110,7 @@ class Device(Section):
     password_file: Text = ""
     plug: Text = ""
     agent: Text = ""
-    options: dict[Word, Text] = {}
+    options: Annotated[dict[Word, Scalar], Field(max_length=64)] = {}
 
 
 class PerDomain(Section):

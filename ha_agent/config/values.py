@@ -7,7 +7,8 @@ from ha_agent.policy import Policy
 
 
 class DeviceSpec(Value, frozen=True, kw_only=True):
-    """One fencing device of one host, templates filled. `password_file`: an absolute path; the secret itself is never here."""
+    """One fencing device of one host, templates filled. `password_file`, and options that are files: absolute paths; the secrets
+    themselves are never here. `agent`: of the driver fence_agent."""
 
     name: str
     driver: str
@@ -16,6 +17,7 @@ class DeviceSpec(Value, frozen=True, kw_only=True):
     username: str = ""
     password_file: str = ""
     plug: str = ""
+    agent: str = ""
     options: dict[str, str] = {}
 
 

@@ -47,6 +47,7 @@ def topology(loaded: config.Loaded) -> Topology:
                         username=d.username,
                         password_file=d.password_file,
                         plug=d.plug,
+                        agent=d.agent,
                         options=d.options,
                     )
                     for d in level

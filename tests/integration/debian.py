@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = {
+    "fence-agents": "ClusterLabs' fence agents, which others wrote and everyone uses",
+    "ipmitool": "an IPMI client that is not ours",
     "iproute2": "ip, which makes the networks that tests cut",
     "nftables": "nft, which cuts them between two machines",
     "openipmi": "ipmi_sim, an IPMI BMC that is not ours",

@@ -34,6 +34,17 @@ def test_the_example_is_complete_and_shows_the_defaults() -> None:
     assert loaded.levels["compute-1"][0][0].address == "compute-1.bmc.example.org"
 
 
+def test_the_example_of_two_levels_is_good() -> None:
+    loaded = config.load(EXAMPLES / "fencing.yaml", check_files=False)
+    assert loaded.warnings == ()
+    assert loaded.policy.hosts["compute-1"].fencing.levels == (("bmc",), ("pdu_a", "pdu_b"))
+    [[bmc], pdus] = loaded.levels["compute-3"]
+    assert (bmc.driver, bmc.port) == ("redfish", 443)
+    assert [(pdu.agent, pdu.address, pdu.plug) for pdu in pdus] == [
+        ("fence_apc_snmp", f"pdu-{side}.rack-2.example.org", "1") for side in "ab"
+    ]
+
+
 def test_the_remote_example_shows_the_defaults(tmp_path: Path) -> None:
     bare = tmp_path / "remote.yaml"
     bare.write_text("version: 1\n")

@@ -23,9 +23,10 @@ ANSWER_SLACK_S = 0.5  # how much longer than its own time-out a witness's answer
 REACHED = frozenset({Answer.SIGNED, Answer.TCP})
 REPORT_SLACK_S = 5.0  # beyond two report intervals, after which a sign of life in Nova has aged
 LAST_LOOK_S = 1.0  # before the first verdict Nova is asked once more, or what it heard meanwhile would come too late
-LAST_ROUND_S = (
-    0.3  # before it the witnesses are asked once more: who is reached again just then is not fenced for what is over
+LAST_ROUND_SHARE = (
+    0.02  # of the full suspicion time: so long the witnesses have for a yes when they are asked at its end
 )
+LAST_ROUND_MOST_S = 1.0  # beyond it, where the round before takes its time
 ROW_AGE_S = 0.5  # of a row when it is told: one listing serves all suspects
 LAST_WAIT_S = 0.3  # beyond the verdict's time, for that answer
 OURSELVES = "this controller"
@@ -226,7 +227,8 @@ def next_look(view: View, detection: Detection, now_s: float) -> float:
     end = current.at + detection.probe_timeout_s + ANSWER_SLACK_S
     down = view.window_at + detection.down_after_s
     following = max(current.at + detection.probe_interval_s, end)
-    times = (down - LAST_LOOK_S, down - LAST_ROUND_S, down, down + LAST_WAIT_S, end, following)
+    yes = min(max(current.at, down) + last_round_s(detection), down + LAST_ROUND_MOST_S)
+    times = (down - LAST_LOOK_S, down, yes, down + LAST_WAIT_S, end, following)
     return min((t for t in times if t > now_s), default=following)
 
 
@@ -242,15 +244,31 @@ def _row_awaited(view: View, ctx: Context) -> bool:
     return (view.nova_tried_at or 0.0) < down - LAST_LOOK_S - ROW_AGE_S and ctx.now_s < down + LAST_WAIT_S
 
 
+def last_round_s(detection: Detection) -> float:
+    """How long a yes of the last round before the first verdict is waited for. A denial takes far longer, and is not."""
+    return LAST_ROUND_SHARE * detection.down_after_s
+
+
+def _yes_awaited(view: View, ctx: Context) -> bool:
+    """S5: a host that comes back in the moment of its verdict is not down. The witnesses are asked once more, and who reaches it says so at
+    once; the round from which it is judged may have begun two seconds before."""
+    if view.verdict in (Verdict.DOWN, Verdict.OFF) or view.round is None:
+        return False
+    down = view.window_at + ctx.detection.down_after_s
+    asked = view.round.at >= down
+    ended = ctx.now_s >= view.round.at + last_round_s(ctx.detection) or view.round.complete(ctx.now_s, ctx.detection)
+    return not (asked and ended) and ctx.now_s < down + LAST_ROUND_MOST_S
+
+
 def wants_round(view: View, ctx: Context) -> bool:
-    """Whether the next round of probes is due: after an interval, and once shortly before the first verdict. One at a time."""
+    """Whether the next round of probes is due: after an interval, and at the end of the full suspicion time. One at a time."""
     if view.suspect_at is None:
         return False
     current = view.round
     if current is None:
         return True
-    last = view.window_at + ctx.detection.down_after_s - LAST_ROUND_S
-    due = ctx.now_s >= current.at + ctx.detection.probe_interval_s or current.at < last <= ctx.now_s
+    down = view.window_at + ctx.detection.down_after_s
+    due = ctx.now_s >= current.at + ctx.detection.probe_interval_s or current.at < down <= ctx.now_s
     return due and current.complete(ctx.now_s, ctx.detection)
 
 
@@ -340,7 +358,7 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
             mute = sorted(set(names) - set(denied))
             return Verdict.UNKNOWN, f"{silence}; {_names(mute)} could not say{over}"
         deniers.update(denied)
-    if _row_awaited(view, ctx):
+    if _row_awaited(view, ctx) or _yes_awaited(view, ctx):
         return None
     by = (
         f"{silence}; {_names(sorted(deniers))} cannot reach it either{_lost(current, ctx)}"

@@ -230,11 +230,11 @@ def test_who_may_speak_of_a_host() -> None:
 def test_who_reached_it_is_believed_before_the_others_have_answered(word: Answer, verdict: Verdict) -> None:
     """S5: the round before was denied by all, the current one has a signature and still waits for somebody."""
     view = suspect(SILENT, SILENT, silence=10.0)
-    view = witness.begin_round(view, "later", ("w0", "w1"), 109.7)
+    view = witness.begin_round(view, "later", ("w0", "w1"), 110.0)
     assert verdict_at(view, 110.3) is Verdict.DOWN, "a round that only waits says nothing"
-    view = witness.answered(view, ProbeAnswered(host="c1", at=109.9, witness="w0", nonce="later", answer=word))
+    view = witness.answered(view, ProbeAnswered(host="c1", at=110.2, witness="w0", nonce="later", answer=word))
     assert verdict_at(view, 110.3) is verdict
-    asked = witness.ripe(view, 110.0, D)
+    asked = witness.ripe(view, 110.3, D)
     assert asked is not None
     assert (asked.nonce == "later") is (word is not SILENT), "what it tells is told with its question"
 

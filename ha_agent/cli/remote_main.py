@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import signal
 import sys
@@ -11,14 +12,17 @@ from pathlib import Path
 from ha_agent import sdnotify
 from ha_agent.config import RemoteLoaded
 from ha_agent.errors import UsageError
+from ha_agent.guests.source import LibvirtGuests
 from ha_agent.heartbeat.expiry import Thresholds
+from ha_agent.heartbeat.files import write_durably
 from ha_agent.heartbeat.remote import Remote, RemoteConfig
 from ha_agent.heartbeat.signing import Signer
 from ha_agent.heartbeat.sources import FileGuests, FileHealth, HealthSource, NoGuests, ProcessHealth
-from ha_agent.ports import GuestSource
-from ha_agent.system import SystemClock
+from ha_agent.ports import Clock, GuestSource
+from ha_agent.system import SystemClock, SystemRandom
 
 STATUS_S = 1.0
+GUESTS = "guests.json"
 
 
 def compose(loaded: RemoteLoaded) -> Remote:
@@ -28,7 +32,9 @@ def compose(loaded: RemoteLoaded) -> Remote:
         health = FileHealth(Path(loaded.health_file))
     else:
         health = ProcessHealth(loaded.nova_compute_units, loaded.libvirt_units)
-    guests: GuestSource = FileGuests(Path(loaded.guests_file)) if loaded.guests_file else NoGuests()
+    clock = SystemClock()
+    watch = _libvirt(loaded, clock) if loaded.guests_libvirt else None
+    guests: GuestSource = watch or (FileGuests(Path(loaded.guests_file)) if loaded.guests_file else NoGuests())
     config = RemoteConfig(
         pki=Path(loaded.pki_directory),
         expiry=Thresholds(warn_days=loaded.pki.warn_days, urgent_days=loaded.pki.urgent_days),
@@ -38,7 +44,24 @@ def compose(loaded: RemoteLoaded) -> Remote:
         port=loaded.port,
         machine_file=Path(loaded.machine_file) if loaded.machine_file else None,
     )
-    return Remote(config, SystemClock(), health, guests)
+    return Remote(config, clock, health, guests, watch=watch)
+
+
+def _libvirt(loaded: RemoteLoaded, clock: Clock) -> LibvirtGuests:
+    """Raises UsageError where libvirt-python is missing: found out now, not when the first guest hangs."""
+    if importlib.util.find_spec("libvirt") is None:
+        raise UsageError(
+            f"guests.libvirt is set in {loaded.path}, and libvirt-python is not installed here",
+            f"run `{sys.executable} -m pip install 'ha-agent[guests]'`, or set guests.libvirt to null",
+        )
+    kept = Path(loaded.state_directory) / GUESTS
+    return LibvirtGuests(
+        loaded.guests_libvirt,
+        read=kept.read_bytes,
+        write=lambda data: write_durably(kept, data, 0o640),
+        clock=clock,
+        random=SystemRandom(),
+    )
 
 
 def run(loaded: RemoteLoaded) -> int:

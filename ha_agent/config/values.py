@@ -83,7 +83,8 @@ class Loaded(Value, frozen=True, kw_only=True):
 
 
 class RemoteLoaded(Value, frozen=True, kw_only=True):
-    """A remote's configuration. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so."""
+    """A remote's configuration. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so. `guests_libvirt`:
+    the URI of the libvirt whose guests are watched; empty: none."""
 
     path: str
     name: str = ""
@@ -98,3 +99,4 @@ class RemoteLoaded(Value, frozen=True, kw_only=True):
     libvirt_units: tuple[str, ...] = ()
     health_file: str = ""
     guests_file: str = ""
+    guests_libvirt: str = ""

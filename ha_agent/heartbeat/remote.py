@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from ha_agent.heartbeat.expiry import Note, Reminder, Thresholds, authority_days
 from ha_agent.heartbeat.gate import Gate
 from ha_agent.heartbeat.session import Host, Session, challenges
 from ha_agent.heartbeat.sources import CachedHealth, HealthSource, NoGuests
-from ha_agent.ports import Clock, GuestSource
+from ha_agent.ports import Clock, GuestSource, GuestWatch
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +63,14 @@ class Remote:
         health: HealthSource,
         guests: GuestSource | None = None,
         counters: Counters | None = None,
+        watch: GuestWatch | None = None,
     ) -> None:
         self.counters = counters if counters is not None else Counters()
         self._config = config
         self._clock = clock
         self._health = CachedHealth(health, clock, config.health_poll_s, config.health_stale_s)
         self._guests = guests if guests is not None else NoGuests()
+        self._watch = watch
         self._tasks: list[asyncio.Task[None]] = []
         self._listener: socket.socket | None = None
         self.port = config.port
@@ -105,7 +106,7 @@ class Remote:
             gate=Gate(config.state_directory, boot_id, self._clock),
             health=self._health,
             guests=self._guests,
-            guest_threads=ThreadPoolExecutor(2, thread_name_prefix="guests"),
+            watch=self._watch,
             credentials=credentials,
             claims=Claims(self._clock),
             counters=self.counters,
@@ -128,6 +129,8 @@ class Remote:
             loop.create_task(self._remind()),
             loop.create_task(credentials.watch(config.pki_poll_s, self._door.reconsider)),
         ]
+        if self._watch is not None:
+            self._tasks.append(loop.create_task(self._watch.run(boot_id)))
         log.info("remote %s listens on %s:%d in boot %s", self.name, config.listen, self.port, boot_id)
 
     async def stop(self) -> None:
@@ -141,7 +144,6 @@ class Remote:
         self._listener.close()
         self._listener = None
         await self._control.stop()
-        self._host.guest_threads.shutdown(wait=False, cancel_futures=True)
         self._host.credentials.close()
 
     def notes(self) -> list[Note]:
@@ -162,11 +164,15 @@ class Remote:
             nova_compute=report.nova_compute,
             libvirt=report.libvirt,
             machine=self._host.machine,
-            counters=dataclasses.asdict(self.counters),
+            counters={**dataclasses.asdict(self.counters), **self._guest_counts()},
             certificate_days=own_days(credentials, wall),
             authority_days=authority_days(credentials, wall),
             notes=tuple(note.text for note in self.notes()),
         )
+
+    def _guest_counts(self) -> dict[str, int]:
+        watch = self._watch
+        return {} if watch is None else {"guest_events_waiting": len(watch.ready()), "guest_events_lost": watch.lost}
 
     async def _remind(self) -> None:
         reminder = Reminder()

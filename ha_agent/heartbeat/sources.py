@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from ha_agent.model import Health, Value
+from ha_agent.model import Health, Presence, Value
 from ha_agent.ports import Clock
 
 MAX_FILE = 1024 * 1024
@@ -105,11 +105,12 @@ class FileGuests:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="guests")  # a disk may hang
 
-    def present(self, server: str) -> bool | None:
+    async def look(self, server: str) -> Presence:
         """None where the file is absent or cannot be read: unknown is not absent."""
-        guests = self._read()
-        return None if guests is None else server in guests
+        guests = await asyncio.get_running_loop().run_in_executor(self._threads, self._read)
+        return Presence(present=None if guests is None else server in guests)
 
     def health(self) -> Health:
         """UP where the file can be read."""
@@ -126,9 +127,10 @@ class FileGuests:
 class NoGuests:
     """ports.GuestSource of a remote that cannot see its guests: it says so."""
 
-    def present(self, server: str) -> bool | None:
+    async def look(self, server: str) -> Presence:
         """Always None."""
-        return None
+        del server
+        return Presence(present=None)
 
     def health(self) -> Health:
         """Always UNKNOWN."""

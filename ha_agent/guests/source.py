@@ -222,7 +222,7 @@ class LibvirtGuests:
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "ha_agent.guests.watcher", self._uri, str(self._run_directory), str(os.getpid())),
+            *("-m", "ha_agent.guests", self._uri, str(self._run_directory), str(os.getpid())),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_MAX,

@@ -1,4 +1,4 @@
-"""The process that talks to libvirt: `python -m ha_agent.guests.watcher URI RUN_DIRECTORY PARENT_PID`. It listens, and asks nothing but how things are.
+"""What the process that talks to libvirt says (see `__main__`). It listens, and asks nothing but how things are.
 
 libvirt's calls block for as long as libvirtd likes, its asyncio integration included: opening, listing and asking are calls on the loop.
 So none is made in the remote, whose heartbeats must go out: they are made here, by one thread that is also libvirt's event loop, and the
@@ -8,21 +8,13 @@ ends, and the remote starts another.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import msgspec
 
 from ha_agent.guests.lines import Ask, Domain, Happened, Line
 from ha_agent.ports import Clock
-from ha_agent.system import SystemClock
-
-PR_SET_PDEATHSIG = 1
 
 
 class Away(Exception):
@@ -76,38 +68,3 @@ class Watcher:
             self._say(Line(kind="answer", number=ask.number, unsure=True))
             return
         self._say(Line(kind="answer", number=ask.number, domain=domain))
-
-
-def writer(stream: BinaryIO) -> Callable[[Line], None]:
-    """Writes lines; the parent always reads."""
-
-    def say(line: Line) -> None:
-        stream.write(msgspec.json.encode(line) + b"\n")
-        stream.flush()
-
-    return say
-
-
-def main() -> int:
-    """Serves the remote that started it. Returns the exit code."""
-    # safety: no watcher outlives its remote, whatever it hangs in
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    uri, run_directory, parent = sys.argv[1:]
-    if os.getppid() != int(parent):
-        return 1
-    say = writer(sys.stdout.buffer)
-    try:
-        from ha_agent.guests import binding
-
-        binding.serve(uri, Path(run_directory), lambda connection: Watcher(connection, say, SystemClock()))
-    except ImportError as error:
-        say(Line(kind="end", text=f"libvirt-python cannot be loaded: {error}"[:255]))
-    except Away as error:
-        say(Line(kind="end", text=str(error)[:255]))
-    except (BrokenPipeError, msgspec.DecodeError):
-        pass  # nobody is there any more, or nobody we know
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -151,6 +151,8 @@ class Libvirt:
         assert self._daemon is not None
         for child in Path(f"/proc/{self._daemon.pid}/task/{self._daemon.pid}/children").read_text().split():
             os.kill(int(child), number)
+        if number == signal.SIGCONT:
+            self._daemon.send_signal(number)  # nsenter stops and goes on with its child
 
     def kill(self) -> None:
         """At once and without a word; its guests live on."""
@@ -161,7 +163,7 @@ class Libvirt:
     # --- guests ---
 
     def guest(self, model: str, *, action: str = "none", pets: int = 0, on_crash: str = "destroy") -> str:
-        """A guest that hangs after `pets` seconds, defined and running. `model`: i6300esb, ib700 or panic. Returns its uuid."""
+        """A guest that hangs after `pets` seconds, defined and running. `model`: i6300esb, ib700, panic, or well. Returns its uuid."""
         server = str(uuid.uuid4())
         image = self.directory / "img" / f"{server}.img"
         image.write_bytes(boot_sector(model, pets))
@@ -191,7 +193,8 @@ class Libvirt:
 
 def domain_xml(server: str, image: Path, model: str, action: str, on_crash: str) -> str:
     """A domain of a floppy and 16 MiB."""
-    device = "<panic model='isa'/>" if model == "panic" else f"<watchdog model='{model}' action='{action}'/>"
+    watchdog = "i6300esb" if model == "well" else model
+    device = "<panic model='isa'/>" if model == "panic" else f"<watchdog model='{watchdog}' action='{action}'/>"
     return f"""<domain type='qemu'><name>guest-{server}</name><uuid>{server}</uuid>
   <memory unit='MiB'>16</memory><vcpu>1</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='fd'/></os>
@@ -223,6 +226,14 @@ def _pci_write(function: int, register: int, value: int) -> bytes:
     return b"\x5b\x53\xb8" + struct.pack("<HBHBH", function, 0xBF, register, 0xB9, value) + b"\xcd\x1a"
 
 
+def _repeat(count: int, body: bytes) -> bytes:
+    """mov bp, count; the body; dec bp; jnz back to the body."""
+    if not count:
+        return b""
+    inner = body + b"\x4d"
+    return b"\xbd" + struct.pack("<H", count) + inner + b"\x0f\x85" + struct.pack("<h", -(len(inner) + 4))
+
+
 def boot_sector(model: str, pets: int) -> bytes:
     """512 bytes that are well for `pets` seconds. The i6300esb is enabled through PCI configuration space alone; its two stages then keep
     their first values, 1.017 s each. The ib700 is armed for 2 s. pvpanic needs one write."""
@@ -232,12 +243,14 @@ def boot_sector(model: str, pets: int) -> bytes:
             begin = b"\xb8\x02\xb1\xb9\xab\x25\xba\x86\x80\x31\xf6\xcd\x1a\x53" + _pci_write(0xB10C, 0x60, 0x0007)
             arm = _pci_write(0xB10B, 0x68, 0x02)
             pet = _SECOND + _pci_write(0xB10B, 0x68, 0x00) + arm
-            code = begin + arm + pet * pets
+            code = begin + arm + _repeat(pets, pet)
         case "ib700":
             arm = _out(0x443, 0x0E)
-            code = arm + (_SECOND + arm) * pets
+            code = arm + _repeat(pets, _SECOND + arm)
+        case "well":
+            code = b""  # its watchdog is never armed
         case _:
-            code = _SECOND * pets + _out(0x505, 1)
+            code = _repeat(pets, _SECOND) + _out(0x505, 1)
     code = _BEGIN + code + _HANG
     assert len(code) <= 510
     return code.ljust(510, b"\0") + b"\x55\xaa"

@@ -7,7 +7,9 @@ Blocking ports (Cloud, Bus) are called in threads, never on the event loop. Ever
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from msgspec import Meta
 
 from ha_agent.model import (
     Answer,
@@ -301,13 +303,13 @@ class GuestEvent(Value, frozen=True, kw_only=True):
     at once, by QEMU (pause, reset, …). `start`: which start of its domain. `at`: CLOCK_BOOTTIME seconds of its host, the earliest that it
     may have happened; None: nobody knows. `found`: not heard, but seen afterwards in the domain's state."""
 
-    id: str
-    server: str
-    kind: str
-    action: str = ""
-    start: str = ""
-    at: float | None = None
-    device: str = ""
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    server: Annotated[str, Meta(min_length=1, max_length=64)]
+    kind: Annotated[str, Meta(min_length=1, max_length=64)]
+    action: Annotated[str, Meta(max_length=64)] = ""
+    start: Annotated[str, Meta(max_length=64)] = ""
+    at: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    device: Annotated[str, Meta(max_length=64)] = ""
     found: bool = False
 
 

@@ -51,6 +51,8 @@ def on_fault(turn: Turn, event: GuestFault) -> None:
         servers=(ServerProgress(id=event.server, prior="ACTIVE"),),
     )
     turn.tell("guest.event", incident, server=event.server, fault=event.fault)
+    if event.doubt and turn.policy.guest_mode == "auto":
+        turn.put(incident, f"only announced: {event.doubt}")
 
 
 def announce(turn: Turn, incident: Incident) -> Incident:

@@ -108,7 +108,7 @@ class LibvirtConnection:
         start = self._start(row) or (ended[1] if ended is not None else "")
         at = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._heard(
-            Happened(server=server, at=at, what=what, first=first, second=second, start=start, device=device[:255])
+            Happened(server=server, at=at, what=what, first=first, second=second, start=start, device=device[:64])
         )
 
     def _lifecycle(self, _: Any, row: Any, event: int, detail: int, __: Any) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from ha_agent.guests import words
-from ha_agent.guests.lines import Domain, Happened
+from ha_agent.guests.lines import Domain, Happened, Start, Time
 from ha_agent.model import Value
 from ha_agent.ports import GuestEvent
 
@@ -28,7 +30,7 @@ Fault = tuple[str, str]
 class Known(Value, frozen=True, kw_only=True):
     """What is remembered of a domain. `start`: empty where it does not run. `fault`: the last one told of it; None: it has gone on since."""
 
-    start: str = ""
+    start: Start = ""
     fault: Fault | None = None
 
 
@@ -39,8 +41,8 @@ class Saved(Value, frozen=True, kw_only=True):
     major: int = 1
     minor: int = 0
     boot_id: str
-    known_at: float | None = None
-    lost: int = 0
+    known_at: Time | None = None
+    lost: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     events: tuple[GuestEvent, ...] = ()
     domains: dict[str, Known] = {}
 

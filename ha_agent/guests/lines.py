@@ -11,9 +11,11 @@ from ha_agent.model import Value
 
 LINE_MAX = 16 * 1024
 
-Server = Annotated[str, Meta(max_length=64)]
+Server = Annotated[str, Meta(min_length=1, max_length=64)]
 Start = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=255)]
+Number = Annotated[int, Meta(ge=-(2**31), lt=2**32)]
+Time = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class Domain(Value, frozen=True, kw_only=True):
@@ -21,8 +23,8 @@ class Domain(Value, frozen=True, kw_only=True):
 
     server: Server
     start: Start = ""
-    state: int = 0
-    reason: int = 0
+    state: Number = 0
+    reason: Number = 0
 
 
 class Happened(Value, frozen=True, kw_only=True):
@@ -30,12 +32,12 @@ class Happened(Value, frozen=True, kw_only=True):
     `start`: of the domain's start that it belongs to. `device`: of an I/O error, as the domain's XML calls it."""
 
     server: Server
-    at: float
+    at: Time
     what: Literal["lifecycle", "watchdog", "reboot", "io_error", "control_error"]
-    first: int = 0
-    second: int = 0
+    first: Number = 0
+    second: Number = 0
     start: Start = ""
-    device: Text = ""
+    device: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Line(Value, frozen=True, kw_only=True):
@@ -43,7 +45,7 @@ class Line(Value, frozen=True, kw_only=True):
     at `at` · `answer` to the Ask `number`: its domain, or none, or (`unsure`) nobody can say · `end`: why no more follows."""
 
     kind: Literal["domain", "listed", "event", "alive", "answer", "end"]
-    at: float = 0.0
+    at: Time = 0.0
     domain: Domain | None = None
     event: Happened | None = None
     number: int = 0

@@ -27,6 +27,8 @@ from ha_agent.ports import Clock, GuestEvent, Random
 
 ROOT = str(Path(__file__).resolve().parents[2])  # where the watcher finds our own package, installed or not
 MAX_QUESTIONS = 256
+END_S = 1.0  # a process that was killed is gone by then, unless the kernel holds it
+WATCHER = (sys.executable, "-m", "ha_agent.guests")
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Timing(Value, frozen=True, kw_only=True):
 
 class LibvirtGuests:
     """ports.GuestSource and ports.GuestWatch. `read` and `write`: of what is kept; they block, and raise OSError (FileNotFoundError where
-    nothing is kept). `run_directory`: where libvirt's QEMU driver keeps the pid files of its domains."""
+    nothing is kept). `run_directory`: where libvirt's QEMU driver keeps the pid files of its domains. `watcher`: the program."""
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class LibvirtGuests:
         random: Random,
         timing: Timing | None = None,
         run_directory: Path = Path("/run/libvirt/qemu"),
+        watcher: Sequence[str] = WATCHER,
     ) -> None:
         self.timing = timing if timing is not None else Timing()
         self._uri = uri
@@ -65,6 +68,7 @@ class LibvirtGuests:
         self._clock = clock
         self._random = random
         self._run_directory = run_directory
+        self._watcher = watcher
         self._ledger = Ledger("", random.uuid)
         self._loaded = False
         self._version = 0  # that the keeper was told of
@@ -156,7 +160,7 @@ class LibvirtGuests:
             self._ledger.load(msgspec.json.decode(await asyncio.to_thread(self._read), type=Saved))
         except FileNotFoundError:
             pass
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
             log.error("guest events of an earlier life cannot be read and are lost: %s", error)
         self._loaded = True
         self._tell()
@@ -212,7 +216,7 @@ class LibvirtGuests:
                 self._take(line)
         except TimeoutError:
             self._say(f"libvirt at {self._uri} has not answered for {self.timing.silent_s:g} s")
-        except ValueError:  # msgspec.DecodeError is one, and so is asyncio's about a line that is too long
+        except (ValueError, RecursionError):  # of msgspec, and of asyncio about a line that is too long
             self._say("the process that asks libvirt speaks no sense")
         finally:
             self._connected = False
@@ -221,8 +225,7 @@ class LibvirtGuests:
 
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "ha_agent.guests", self._uri, str(self._run_directory), str(os.getpid())),
+            *(*self._watcher, self._uri, str(self._run_directory), str(os.getpid())),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_MAX,
@@ -234,11 +237,12 @@ class LibvirtGuests:
         for answer in self._questions.values():
             if not answer.done():
                 answer.set_result(Presence(present=None))
-        if process.stdin is not None:
-            process.stdin.close()
-        with contextlib.suppress(ProcessLookupError, TimeoutError):
-            os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.wait_for(process.wait(), 1.0)
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(TimeoutError, ValueError, OSError):
+            # reads what it still had to say, without which its pipe would stay open
+            await asyncio.wait_for(process.communicate(), END_S)
 
     def _take(self, line: Line) -> None:
         added: Sequence[GuestEvent] = ()

@@ -92,6 +92,6 @@ def _news(event: GuestEvent, now: float) -> wire.GuestNews:
         action=event.action,
         start=event.start,
         age_s=None if event.at is None else max(0.0, now - event.at),
-        device=event.device[: wire.WORD_MAX],
+        device=event.device,
         found=event.found,
     )

@@ -113,11 +113,11 @@ async def watched(libvirt: Libvirt, directory: Path) -> AsyncIterator[tuple[Libv
 
 async def test_each_way_to_hang_reaches_the_journal(libvirt: Libvirt, tmp_path: Path) -> None:
     async with watched(libvirt, tmp_path) as (guests, leader):
-        actions = {}
-        for action in ("none", "pause", "reset", "poweroff"):
-            actions[await asyncio.to_thread(libvirt.guest, "i6300esb", action=action)] = ("watchdog", action)
-        panics = await asyncio.to_thread(libvirt.guest, "panic")
-        killed = await asyncio.to_thread(libvirt.guest, "well")
+        words = ("none", "pause", "reset", "poweroff")
+        starts = [asyncio.to_thread(libvirt.guest, "i6300esb", action=word) for word in words]
+        starts += [asyncio.to_thread(libvirt.guest, model) for model in ("panic", "well")]
+        *hung, panics, killed = await asyncio.gather(*starts)
+        actions = {server: ("watchdog", word) for server, word in zip(hung, words, strict=True)}
         actions |= {panics: ("crashed", "panicked"), killed: ("failed", "")}
         before = await guests.look(killed)
         os.kill(await asyncio.to_thread(libvirt.qemu, killed), signal.SIGKILL)
@@ -229,6 +229,7 @@ async def test_a_remote_that_is_killed_tells_the_same_event_again(libvirt: Libvi
             await until(lambda: again.report.encode() not in kept.read_bytes())
             process.kill()
             process.wait()
+            seen.all.clear()
             seen.ever.clear()
             process = await _started(command)
             await seen.next(Heartbeat, lambda beat: beat.started_s < 0.5)

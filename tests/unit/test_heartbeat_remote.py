@@ -147,7 +147,7 @@ async def test_a_newer_peer_is_spoken_down_to(tmp_path: Path) -> None:
         channel = await session(served.port, certificates(*CONTROLLER), 1.0, versions=[[2, 0], [1, 7]], mood="new")
         welcome = await channel.receive(DEADLINE_S)
         assert isinstance(welcome, wire.Welcome)
-        assert welcome.version == (1, 0)
+        assert welcome.version == wire.VERSIONS[0]
         channel.abort()
 
 

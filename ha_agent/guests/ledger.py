@@ -135,9 +135,8 @@ class Ledger:
         told = before.fault if before is not None and domain.start in ("", before.start) else None
         fresh = fault != told and fault[0] not in words.FOLLOWS.get(told or ("", ""), ())
         start = domain.start or (before.start if before is not None else "")
-        if (
-            not fresh or not start
-        ):  # one that does not run has failed some time ago, unless it ran when it was last seen
+        # one that does not run has failed some time ago, unless it ran when it was last seen
+        if not fresh or not start:
             return Known(start=domain.start, fault=told or fault)
         # it happened at any time after the last look; where there was none, nobody knows when
         added.append(self._add(domain.server, fault, start, self.known_at, found=True))

@@ -82,8 +82,8 @@ def test_who_does_not_lead_takes_nothing() -> None:
     bench = Bench()
     leader, bench.engine = bench.engine, bench.life(name="controller-2")
     assert not bench.engine.leading
-    assert bench.tell() == []
-    assert leader.leading
+    assert bench.tell(msgspec.structs.replace(SEEN, lost=3)) == []
+    assert (bench.engine.guests_lost, leader.leading) == ({}, True)
     assert bench.store.list("incident") == []
 
 

@@ -1,4 +1,4 @@
-"""A real libvirtd with real QEMU guests that hang for real, in namespaces of its own: nothing of the machine is changed, and nothing is left.
+"""A real libvirtd with real QEMU guests that hang for real, in namespaces of its own: the machine keeps its files, and nothing of it is left running.
 
     with Libvirt(directory) as libvirt:
         libvirt.start()
@@ -102,8 +102,23 @@ class Libvirt:
             f'unix_sock_dir = "{self.directory}/sock"\nunix_sock_ro_perms = "0777"\n'
             'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'
         )
+        # It ends with us, however we end: a run that is killed leaves no guest behind.
         self._namespace = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", SET_UP, "sh", str(self.directory)]
+            [
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "sh",
+                "-c",
+                SET_UP,
+                "sh",
+                str(self.directory),
+            ]
         )
         deadline = time.monotonic() + START_S
         while not (self.directory / "ready").exists():

@@ -318,9 +318,13 @@ class Status(StrEnum):
 
 
 class Presence(Value, frozen=True, kw_only=True):
-    """Whether a domain exists on a host: True, False, or None where its remote cannot say."""
+    """Whether a domain exists on a host: True, False, or None where its remote cannot say. `start`: which start of it runs; `state`:
+    running, paused, …; `fault`: what its state shows (watchdog, …). All empty where there is none, or nobody can say."""
 
     present: bool | None
+    start: str = ""
+    state: str = ""
+    fault: str = ""
 
 
 class Outcome(Value, frozen=True, kw_only=True):
@@ -552,13 +556,17 @@ class Operator(Event, frozen=True, kw_only=True):
 
 
 class GuestFault(Event, frozen=True, kw_only=True):
-    """A believed guest event. `fault`: watchdog, crashed, io_error … `report`: what its remote calls it, the same whenever it is reported
-    again; empty: it has no name."""
+    """A guest event. `fault`: watchdog, crashed, io_error … `action`: what QEMU did about it at once. `start`: which start of its domain.
+    `report`: what its remote calls it, the same whenever it is reported again; empty: it has no name. `doubt`: why it is only announced;
+    empty: it is believed."""
 
     host: str
     server: str
     fault: str
+    action: str = ""
+    start: str = ""
     report: str = ""
+    doubt: str = ""
     new_id: str = ""
 
 

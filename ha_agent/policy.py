@@ -106,4 +106,5 @@ class Policy(Value, frozen=True, kw_only=True):
     detection: Detection = Detection()
     storm: Storm = Storm()
     guest_mode: str = "notify"
+    guest_max_age_s: float = 60.0
     history_max: int = 500

@@ -6,8 +6,10 @@ Blocking ports (Cloud, Bus) are called in threads, never on the event loop. Ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Protocol
+
+from msgspec import Meta
 
 from ha_agent.model import (
     Answer,
@@ -253,7 +255,22 @@ class ForeignClaim(Observation, frozen=True, kw_only=True):
     epoch: int
 
 
-AnyObservation = Heartbeat | Disconnected | ProbeAnswered | PowerSeen | NovaSeen | Reported | ForeignClaim
+class GuestSeen(Observation, frozen=True, kw_only=True):
+    """The host's remote tells of a guest, again and again until it is acknowledged. `report`: the event's id, the same each time. `age_s`:
+    it is at most so old; None: nobody knows. `lost`: how many events that remote has ever dropped. The rest: see GuestEvent."""
+
+    server: str
+    report: str
+    fault: str
+    action: str = ""
+    start: str = ""
+    age_s: float | None = None
+    device: str = ""
+    found: bool = False
+    lost: int = 0
+
+
+AnyObservation = Heartbeat | Disconnected | ProbeAnswered | PowerSeen | NovaSeen | Reported | ForeignClaim | GuestSeen
 
 
 class Monitor(Protocol):
@@ -269,14 +286,53 @@ class Monitor(Protocol):
         """The host's nova-compute may start in this boot. Returns when its remote has acknowledged and stored it. Raises DriverError."""
 
     async def domain(self, host: str, server: str, deadline_s: float) -> Presence:
-        """Asks the host's remote whether it has the server's domain."""
+        """Asks the host's remote whether it has the server's domain, and how that is."""
+
+    def acknowledge(self, host: str, report: str) -> None:
+        """The event is journalled: its remote need not tell of it again. It does, where this is lost on the way."""
 
 
 class GuestSource(Protocol):
     """The host's guests, as its remote sees them."""
 
-    def present(self, server: str) -> bool | None: ...
+    async def look(self, server: str) -> Presence:
+        """Now. May be slow: whoever asks has a deadline."""
+
     def health(self) -> Health: ...
+
+
+class GuestEvent(Value, frozen=True, kw_only=True):
+    """Something that happened to a guest. `kind`: watchdog, crashed, failed, io_error, control_error, reboot. `action`: what was done to it
+    at once, by QEMU (pause, reset, …). `start`: which start of its domain. `at`: CLOCK_BOOTTIME seconds of its host, the earliest that it
+    may have happened; None: nobody knows. `found`: not heard, but seen afterwards in the domain's state."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    server: Annotated[str, Meta(min_length=1, max_length=64)]
+    kind: Annotated[str, Meta(min_length=1, max_length=64)]
+    action: Annotated[str, Meta(max_length=64)] = ""
+    start: Annotated[str, Meta(max_length=64)] = ""
+    at: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    device: Annotated[str, Meta(max_length=64)] = ""
+    found: bool = False
+
+
+class GuestWatch(Protocol):
+    """The events of a host's guests, each kept until a controller has acknowledged it."""
+
+    async def run(self, boot_id: str) -> None:
+        """Watches until cancelled. `boot_id`: of this host."""
+
+    def ready(self) -> Sequence[GuestEvent]:
+        """What may be told to a controller, oldest first."""
+
+    def acknowledge(self, ids: Collection[str]) -> None: ...
+
+    def watch(self, more: Callable[[], None]) -> Callable[[], None]:
+        """Calls `more` whenever something is ready; until what it returns is called."""
+
+    @property
+    def lost(self) -> int:
+        """How many events were dropped because too many waited, ever."""
 
 
 # --- notifications -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ RemoteSocketOption = Annotated[
 ]
 REMOTE_SOCKET = Path("/run/ha-agent/remote.sock")
 
-QUIET = frozenset({"connections", "probes"})  # of the remote's counters: no trouble
+QUIET = frozenset(
+    {"connections", "probes", "guest_events", "guest_events_waiting"}
+)  # of the remote's counters: no trouble
 
 remote = typer.Typer(
     help="The small daemon on a hypervisor (without a subcommand: run it).",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import sys
@@ -36,11 +37,22 @@ def settings(loaded: RemoteLoaded) -> Settings:
         libvirt_units=loaded.libvirt_units,
         health_file=loaded.health_file,
         guests_file=loaded.guests_file,
+        guests_libvirt=loaded.guests_libvirt,
     )
+
+
+def check(loaded: RemoteLoaded) -> None:
+    """Raises UsageError where libvirt-python is missing: found out now, not when the first guest hangs."""
+    if loaded.guests_libvirt and importlib.util.find_spec("libvirt") is None:
+        raise UsageError(
+            f"guests.libvirt is set in {loaded.path}, and libvirt-python is not installed here",
+            f"run `{sys.executable} -m pip install 'ha-agent[guests]'`, or set guests.libvirt to null",
+        )
 
 
 def run(loaded: RemoteLoaded) -> NoReturn:
     """Becomes the remote: this process, without root's rights and without the libraries of the command line. Raises UsageError."""
+    check(loaded)
     machine = _machine()
     privileges.become(loaded.user, [Path(loaded.socket).parent, Path(loaded.state_directory)])
     if machine and loaded.machine_file:

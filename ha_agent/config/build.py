@@ -106,5 +106,6 @@ def policy(model: schema.Controller, hosts: dict[str, p.HostPolicy]) -> p.Policy
         detection=detection(model.detection),
         storm=storm(model.fencing.storm),
         guest_mode=model.guests.watchdog,
+        guest_max_age_s=model.guests.max_event_age_s,
         history_max=model.store.history_max,
     )

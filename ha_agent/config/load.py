@@ -274,7 +274,10 @@ class _Builder:
         if model.notifications.hooks.directory is not None:
             warn(("notifications", "hooks", "directory"), "hooks are not run by this version")
         if model.guests.watchdog == "auto":
-            warn(("guests", "watchdog"), "guests are not watched by this version")
+            warn(
+                ("guests", "watchdog"),
+                "acts as notify in this version: events of guests are announced, none is acted on",
+            )
 
 
 def _has(data: Any, path: FieldPath) -> bool:

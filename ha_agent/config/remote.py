@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ha_agent.config import schema, yamlfile
@@ -11,6 +12,8 @@ from ha_agent.config.places import name_problem, split_listen
 from ha_agent.config.values import PkiSettings, RemoteLoaded
 from ha_agent.errors import ConfigError
 from ha_agent.planes import MAX_PLANES
+
+LIBVIRT = re.compile(r"qemu(\+unix)?:///system(\?\S*)?")
 
 
 def load_remote(path: Path | str) -> RemoteLoaded:
@@ -26,6 +29,17 @@ def load_remote(path: Path | str) -> RemoteLoaded:
     listen = _listen(findings, model.listen)
     if model.name and name_problem(model.name):
         findings.add(("name",), name_problem(model.name), "use the host as `openstack compute service list` names it")
+    guests = model.guests
+    if guests.libvirt and not LIBVIRT.fullmatch(guests.libvirt):
+        findings.add(
+            ("guests", "libvirt"),
+            "is not the libvirt of this machine that nova-compute uses: any other would say that its servers are absent",
+            'write it as "qemu:///system", or null to watch no guests',
+        )
+    if guests.libvirt and guests.file:
+        findings.add(
+            ("guests", "file"), "is set beside guests.libvirt", "keep one of the two: both say which guests exist"
+        )
     findings.check()
     beside = path.parent
 
@@ -47,7 +61,8 @@ def load_remote(path: Path | str) -> RemoteLoaded:
         nova_compute_units=tuple(model.health.nova_compute_units),
         libvirt_units=tuple(model.health.libvirt_units),
         health_file=file(model.health.file),
-        guests_file=file(model.guests.file),
+        guests_file=file(guests.file),
+        guests_libvirt=guests.libvirt or "",
     )
 
 

@@ -269,6 +269,7 @@ class RemoteHealth(Section):
 
 
 class RemoteGuests(Section):
+    libvirt: Word | None = None
     file: Word | None = None
 
 

@@ -87,7 +87,8 @@ class Loaded(Value, frozen=True, kw_only=True):
 
 class RemoteLoaded(Value, frozen=True, kw_only=True):
     """A remote's configuration. `user`: whom it becomes when root starts it; empty: ha-agent. `listen_also`: further addresses
-    with their ports. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so."""
+    with their ports. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so. `guests_libvirt`:
+    the URI of the libvirt whose guests are watched; empty: none."""
 
     path: str
     name: str = ""
@@ -104,3 +105,4 @@ class RemoteLoaded(Value, frozen=True, kw_only=True):
     libvirt_units: tuple[str, ...] = ()
     health_file: str = ""
     guests_file: str = ""
+    guests_libvirt: str = ""

@@ -369,6 +369,7 @@ class Controller:
         numbers["loop_turns"] = float(self.turns)
         numbers["nova_readable"] = float(not self.cloud_error)
         numbers["false_suspicions"] = float(self.engine.suspicions)
+        numbers["guest_events_lost"] = float(sum(self.engine.guests_lost.values()))
         numbers["api_calls"] = float(getattr(self._cloud, "calls", 0))
         if self._outbox is not None:
             numbers["outbox_backlog"] = float(self._outbox.backlog)

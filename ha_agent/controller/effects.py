@@ -37,4 +37,11 @@ class ReadNova(Effect, frozen=True, kw_only=True):
     host: str
 
 
-AnyEffect = Do | AskWitness | ReadBmc | ReadNova
+class AckGuest(Effect, frozen=True, kw_only=True):
+    """The guest event is journalled: tell the host's remote. Nothing follows; where it is lost, the event comes again."""
+
+    host: str
+    report: str
+
+
+AnyEffect = Do | AskWitness | ReadBmc | ReadNova | AckGuest

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from ha_agent import guards, witness
-from ha_agent.controller import journal
-from ha_agent.controller.effects import AnyEffect, Do
+from ha_agent.controller import guests, journal
+from ha_agent.controller.effects import AckGuest, AnyEffect, Do
 from ha_agent.controller.lookout import Lookout
 from ha_agent.decide import Changed, Decision, decide
 from ha_agent.errors import Conflict, LeaseLost, StoreError, UsageError
@@ -43,6 +43,7 @@ from ha_agent.ports import (
     Clock,
     Delete,
     ForeignClaim,
+    GuestSeen,
     Lease,
     Put,
     Random,
@@ -92,6 +93,7 @@ class Engine:
         self._on_bug = on_bug
         self._outbox = OutboxWriter(0)
         self.told = 0  # notifications journalled since the start
+        self.guests_lost: dict[str, int] = {}  # by host: events that its remote had to drop
         self._effects: list[AnyEffect] = []
         self._unwritten: deque[AnyEvent] = deque()
         self._retry_at = 0.0
@@ -198,7 +200,20 @@ class Engine:
                 claim = f"{obs.controller} (store {obs.store_id[:8]})"  # one alarm, however many hosts say so
                 self._apply(Operator(order=Order.FOREIGN, actor="ha-agent", reason=claim))
             return
+        if isinstance(obs, GuestSeen):
+            if self.leading:
+                self._guest(obs)
+            return
         self.lookout.observe(obs)
+
+    def _guest(self, seen: GuestSeen) -> None:
+        """Acknowledged when it is journalled, and only by the leader; until then its remote tells of it again."""
+        if seen.lost > self.guests_lost.get(seen.host, 0):
+            self._log(f"{seen.host}: its remote has dropped {seen.lost} guest events in all: too many waited")
+        self.guests_lost[seen.host] = seen.lost
+        fault = guests.fault(seen, self.policy, self.random.uuid())
+        if fault is None or self._journalled(fault):
+            self._want(AckGuest(host=seen.host, report=seen.report))
 
     def feed(self, event: AnyEvent) -> None:
         """An outcome or another event. Operator's orders go through `order`, which answers."""
@@ -325,11 +340,16 @@ class Engine:
 
     def _apply(self, event: AnyEvent) -> None:
         """Decide and journal. What cannot be written is not done; answers wait until they can."""
+        self._journalled(event)
+
+    def _journalled(self, event: AnyEvent) -> bool:
+        """As `_apply`, and whether it came about."""
         if self._unwritten:
             self._keep(event)
-            return
+            return False
         try:
             self._commit(event)
+            return True
         except LeaseLost as error:
             self._step_down(str(error))
         except StoreError as error:
@@ -342,6 +362,7 @@ class Engine:
             if self._on_bug is None:
                 raise
             self._on_bug(error)
+        return False
 
     def _commit(self, event: AnyEvent) -> None:
         now = Now(at=self.clock.now(), wall=self.clock.wall())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ha_agent.controller.effects import AnyEffect, AskWitness, Do, ReadBmc, ReadNova
+from ha_agent.controller.effects import AckGuest, AnyEffect, AskWitness, Do, ReadBmc, ReadNova
 from ha_agent.errors import DriverError, HaAgentError, Unanswered
 from ha_agent.model import (
     Command,
@@ -20,7 +20,6 @@ from ha_agent.model import (
     ComputeService,
     Finished,
     Outcome,
-    Presence,
     Reading,
     Server,
     Status,
@@ -93,6 +92,8 @@ class Executor:
                     self._start(self._read_bmc(host))
                 case ReadNova(host=host):
                     self._start(self._read_nova(host))
+                case AckGuest():
+                    self._monitor.acknowledge(effect.host, effect.report)
 
     async def stop(self) -> None:
         """No attempt is alive when it returns."""
@@ -151,7 +152,7 @@ class Executor:
                 return Outcome(command=command.id, status=Status.OK)
             case CommandKind.CHECK_ABSENT:
                 presence = await self._monitor.domain(host, command.subject, ASK_REMOTE_S)
-                return Outcome(command=command.id, status=Status.OK, presence=Presence(present=presence.present))
+                return Outcome(command=command.id, status=Status.OK, presence=presence)
             case CommandKind.LAST_REBOOT:
                 newest = await self._nova(lambda: self._cloud.last_reboot(command.subject), policy, command)
                 return Outcome(command=command.id, status=Status.OK, last_reboot=newest)

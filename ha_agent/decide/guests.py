@@ -24,17 +24,19 @@ from ha_agent.plans import GUEST_RECOVER, GUEST_TELL
 
 
 def on_fault(turn: Turn, event: GuestFault) -> None:
-    """One believed event of a guest. While its host or the guest itself has an open incident it is only noted there."""
+    """One event of a guest. While its host or the guest itself has an open incident it is only noted there."""
     if event.host not in turn.policy.hosts or turn.policy.guest_mode == "ignore":
         return
     if event.report and any(i.report == event.report for i in turn.incidents.values()):
         return  # its remote was not told that it was taken, and reports it again
+    what = f"{event.fault} ({event.action})" if event.action else event.fault
     open_ones = [i for i in turn.incidents.values() if i.phase is Phase.OPEN and i.host == event.host]
     for incident in open_ones:
         if incident.kind is Kind.HOST or incident.subject == event.server:
-            turn.put(incident, f"guest {event.server}: {event.fault}")
+            turn.put(incident, f"guest {event.server}: {what}")
             return
-    mode = Mode.AUTO if turn.policy.guest_mode == "auto" else Mode.NOTIFY
+    # safety: what is in doubt is told, and never acted on
+    mode = Mode.AUTO if turn.policy.guest_mode == "auto" and not event.doubt else Mode.NOTIFY
     incident = turn.open(
         new_id=event.new_id,
         event=event,
@@ -44,11 +46,13 @@ def on_fault(turn: Turn, event: GuestFault) -> None:
         subject=event.server,
         mode=mode,
         verdict=Verdict.ALIVE,
-        reason=event.fault,
+        reason=what,
         report=event.report,
         servers=(ServerProgress(id=event.server, prior="ACTIVE"),),
     )
     turn.tell("guest.event", incident, server=event.server, fault=event.fault)
+    if event.doubt and turn.policy.guest_mode == "auto":
+        turn.put(incident, f"only announced: {event.doubt}")
 
 
 def announce(turn: Turn, incident: Incident) -> Incident:

@@ -30,6 +30,8 @@ class Counters:
     idle_closed: int = 0  # connections closed because nothing came for too long
     forged_probes: int = 0  # a witness relayed a "signed" answer that does not verify
     probes: int = 0  # probes carried out for somebody
+    guest_events: int = 0  # events of guests that remotes told of, repetitions included
+    refused_guest_events: int = 0  # … that came too fast; their remote tells of them again
 
     def failed_handshake(self, why: str) -> None:
         """`why`: as channel.why_tls, or "evicted"."""

@@ -18,18 +18,21 @@ import msgspec
 
 from ha_agent import logs, sdnotify
 from ha_agent.errors import HaAgentError, UsageError
+from ha_agent.guests.source import LibvirtGuests
 from ha_agent.heartbeat.expiry import Thresholds
+from ha_agent.heartbeat.files import write_durably
 from ha_agent.heartbeat.remote import Remote, RemoteConfig
 from ha_agent.heartbeat.signing import Signer
 from ha_agent.heartbeat.sources import FileGuests, FileHealth, HealthSource, NoGuests, ProcessHealth
 from ha_agent.model import Value
-from ha_agent.ports import GuestSource
-from ha_agent.system import SystemClock
+from ha_agent.ports import Clock, GuestSource
+from ha_agent.system import SystemClock, SystemRandom
 
 log = logging.getLogger("ha_agent.remote")  # not "__main__"
 
 STATUS_S = 1.0
 DRAIN_S = 1.0
+GUESTS = "guests.json"  # in the state directory
 
 
 class Settings(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +52,7 @@ class Settings(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
     libvirt_units: tuple[str, ...]
     health_file: str
     guests_file: str
+    guests_libvirt: str
 
 
 def compose(settings: Settings) -> Remote:
@@ -58,7 +62,9 @@ def compose(settings: Settings) -> Remote:
         health = FileHealth(Path(settings.health_file))
     else:
         health = ProcessHealth(settings.nova_compute_units, settings.libvirt_units)
-    guests: GuestSource = FileGuests(Path(settings.guests_file)) if settings.guests_file else NoGuests()
+    clock = SystemClock()
+    watch = _libvirt(settings, clock) if settings.guests_libvirt else None
+    guests: GuestSource = watch or (FileGuests(Path(settings.guests_file)) if settings.guests_file else NoGuests())
     config = RemoteConfig(
         pki=Path(settings.pki_directory),
         expiry=Thresholds(warn_days=settings.warn_days, urgent_days=settings.urgent_days),
@@ -69,7 +75,19 @@ def compose(settings: Settings) -> Remote:
         listen_also=settings.listen_also,
         machine_file=Path(settings.machine_file) if settings.machine_file else None,
     )
-    return Remote(config, SystemClock(), health, guests)
+    return Remote(config, clock, health, guests, watch=watch)
+
+
+def _libvirt(settings: Settings, clock: Clock) -> LibvirtGuests:
+    """libvirt is asked by a process of its own, which imports what this one may not."""
+    kept = Path(settings.state_directory) / GUESTS
+    return LibvirtGuests(
+        settings.guests_libvirt,
+        read=kept.read_bytes,
+        write=lambda data: write_durably(kept, data, 0o640),
+        clock=clock,
+        random=SystemRandom(),
+    )
 
 
 def main() -> int:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from ha_agent.aside import Aside
 from ha_agent.errors import DriverError, HaAgentError, Unanswered, UsageError
 from ha_agent.heartbeat import control
-from ha_agent.heartbeat.aside import Aside
 from ha_agent.heartbeat.files import append_durably, write_durably
 from ha_agent.model import Value
 from ha_agent.ports import Clock

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from ha_agent.errors import DriverError, ProtocolError, Unanswered
 from ha_agent.heartbeat import wire
+from ha_agent.heartbeat.admission import Bucket
 from ha_agent.heartbeat.channel import Channel, DialError
 from ha_agent.heartbeat.counters import Counters
 from ha_agent.heartbeat.credentials import Credentials
@@ -19,10 +20,11 @@ from ha_agent.heartbeat.expiry import Thresholds
 from ha_agent.heartbeat.pace import Pace
 from ha_agent.heartbeat.peer import Peer, peer_of
 from ha_agent.model import Answer, Presence, Value
-from ha_agent.ports import Clock, Disconnected, ForeignClaim, Heartbeat, Observer, ProbeAnswered, Random
+from ha_agent.ports import Clock, Disconnected, ForeignClaim, GuestSeen, Heartbeat, Observer, ProbeAnswered, Random
 
 PAUSE_S = 1.0  # a timer this late means that it was us who stood still
 MAX_REQUESTS = 256  # open at a time on one link
+GUEST_EVENTS_S = 100.0  # each may cost a write of the journal; a remote of ours sends fewer
 T = TypeVar("T", bound=wire.Frame)
 
 
@@ -97,6 +99,8 @@ class Link:
         self._beats = 0  # of this connection
         self._waiting: dict[int, asyncio.Future[wire.AnyFrame]] = {}
         self._probes: dict[tuple[str, str], asyncio.TimerHandle] = {}  # by (nonce, target); a late answer finds none
+        self._guest_events = Bucket(GUEST_EVENTS_S, int(GUEST_EVENTS_S), shared.clock.now())
+        self._acks: list[str] = []  # that go out together
 
     @property
     def connected(self) -> bool:
@@ -207,6 +211,8 @@ class Link:
                 waiting = self._waiting.pop(request, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(frame)
+            case wire.GuestEvents():
+                self._guests(frame)
             case wire.Foreign(controller=controller, store_id=store_id, epoch=epoch):
                 at = shared.clock.now()
                 shared.observe(
@@ -214,6 +220,31 @@ class Link:
                 )
             case _:
                 raise ProtocolError(f"a remote does not send {type(frame).__name__}")
+
+    def _guests(self, frame: wire.GuestEvents) -> None:
+        """What is too much now is not acknowledged, and comes again."""
+        shared = self._shared
+        at = shared.clock.now()
+        for news in frame.events:
+            if not self._guest_events.take(at):
+                shared.counters.refused_guest_events += 1
+                continue
+            shared.counters.guest_events += 1
+            shared.observe(
+                GuestSeen(
+                    host=self.host,
+                    at=at,
+                    server=news.server,
+                    report=news.id,
+                    fault=news.kind,
+                    action=news.action,
+                    start=news.start,
+                    age_s=news.age_s,
+                    device=news.device,
+                    found=news.found,
+                    lost=frame.lost,
+                )
+            )
 
     # --- what is asked of the remote --------------------------------------------------------------------------------------
 
@@ -243,7 +274,18 @@ class Link:
         """Raises DriverError where the remote is not connected, Unanswered where it does not answer."""
         number = self._number()
         answer = await self._ask(number, wire.DomainQuery(request=number, server=server), wire.DomainAnswer, deadline_s)
-        return Presence(present=answer.present)
+        return Presence(present=answer.present, start=answer.start, state=answer.state, fault=answer.fault)
+
+    def acknowledge(self, report: str) -> None:
+        """The remote need not tell of this event again. Lost where it is not connected: then it does."""
+        if not self._acks:
+            asyncio.get_running_loop().call_soon(self._send_acks)
+        self._acks.append(report)
+
+    def _send_acks(self) -> None:
+        acks, self._acks = self._acks, []
+        for first in range(0, len(acks), wire.MAX_EVENTS):
+            self._try_send(wire.GuestAcks(ids=tuple(acks[first : first + wire.MAX_EVENTS])))
 
     def _number(self) -> int:
         self._shared.requests += 1

@@ -131,6 +131,12 @@ class Monitor:
         """As ports.Monitor says. Raises DriverError where the remote is not connected, Unanswered where it does not answer."""
         return await self._link(host).domain(server, deadline_s)
 
+    def acknowledge(self, host: str, report: str) -> None:
+        """As ports.Monitor says."""
+        link = self._links.get(host)
+        if link is not None:
+            link.acknowledge(report)
+
     def _link(self, host: str) -> Link:
         link = self._links.get(host)
         if link is None:

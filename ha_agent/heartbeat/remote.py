@@ -13,7 +13,6 @@ from pathlib import Path
 from ha_agent.errors import UsageError
 from ha_agent.heartbeat import wire
 from ha_agent.heartbeat.admission import Limits
-from ha_agent.heartbeat.aside import Aside
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.claims import Claims
 from ha_agent.heartbeat.control import ControlServer, RemoteStatus
@@ -24,7 +23,7 @@ from ha_agent.heartbeat.expiry import Note, Reminder, Thresholds, authority_days
 from ha_agent.heartbeat.gate import Gate
 from ha_agent.heartbeat.session import Host, Session, challenges
 from ha_agent.heartbeat.sources import CachedHealth, HealthSource, NoGuests
-from ha_agent.ports import Clock, GuestSource
+from ha_agent.ports import Clock, GuestSource, GuestWatch
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +66,14 @@ class Remote:
         health: HealthSource,
         guests: GuestSource | None = None,
         counters: Counters | None = None,
+        watch: GuestWatch | None = None,
     ) -> None:
         self.counters = counters if counters is not None else Counters()
         self._config = config
         self._clock = clock
         self._health = CachedHealth(health, clock, config.health_poll_s, config.health_stale_s)
         self._guests = guests if guests is not None else NoGuests()
+        self._watch = watch
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[socket.socket] = []
         self.port = config.port
@@ -106,7 +107,7 @@ class Remote:
             gate=gate,
             health=self._health,
             guests=self._guests,
-            guest_threads=Aside("guests", 2),
+            watch=self._watch,
             credentials=credentials,
             claims=Claims(self._clock),
             counters=self.counters,
@@ -128,6 +129,8 @@ class Remote:
             loop.create_task(self._remind()),
             loop.create_task(credentials.watch(config.pki_poll_s, self._door.reconsider)),
         ]
+        if self._watch is not None:
+            self._tasks.append(loop.create_task(self._watch.run(boot_id)))
         also = "".join(f" and {address}:{port}" for address, port in config.listen_also)
         log.info("remote %s listens on %s:%d%s in boot %s", self.name, config.listen, self.port, also, boot_id)
 
@@ -182,7 +185,7 @@ class Remote:
             nova_compute=report.nova_compute,
             libvirt=report.libvirt,
             machine=self._host.machine,
-            counters=dataclasses.asdict(self.counters),
+            counters={**dataclasses.asdict(self.counters), **self._guest_counts()},
             certificate_days=own_days(credentials, wall),
             authority_days=authority_days(credentials, wall),
             notes=tuple(note.text for note in self.notes()),
@@ -198,6 +201,10 @@ class Remote:
             log.warning("%s cannot be read yet; the gate is closed until it can", self._config.state_directory)
             recalling.add_done_callback(_recalled)
             self._tasks.append(recalling)
+
+    def _guest_counts(self) -> dict[str, int]:
+        watch = self._watch
+        return {} if watch is None else {"guest_events_waiting": len(watch.ready()), "guest_events_lost": watch.lost}
 
     async def _remind(self) -> None:
         reminder = Reminder()

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 from ha_agent.errors import DriverError, ProtocolError, Unanswered
 from ha_agent.heartbeat import wire
-from ha_agent.heartbeat.aside import Aside
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.claims import Claims
 from ha_agent.heartbeat.counters import Counters
+from ha_agent.heartbeat.courier import Courier
 from ha_agent.heartbeat.credentials import Credentials
 from ha_agent.heartbeat.gate import Gate
 from ha_agent.heartbeat.reach import reach
 from ha_agent.heartbeat.sources import CachedHealth
-from ha_agent.model import Answer
-from ha_agent.ports import Clock, GuestSource
+from ha_agent.model import Answer, Presence
+from ha_agent.ports import Clock, GuestSource, GuestWatch
 
 MAX_REQUESTS = 64  # of one session at a time
 GUEST_S = 5.0
@@ -35,7 +35,7 @@ class Host:
     gate: Gate
     health: CachedHealth
     guests: GuestSource
-    guest_threads: Aside
+    watch: GuestWatch | None
     credentials: Credentials
     claims: Claims
     counters: Counters
@@ -67,18 +67,24 @@ class Session:
         self._seq = 0
         self._timed: tuple[int, float] | None = None  # (seq, loop time) of the beat whose round trip is being taken
         self._rtt_s = 0.0
+        self._courier: Courier | None = None
+        if host.watch is not None and wire.negotiate(hello.versions) >= wire.GUESTS_SINCE:
+            self._courier = Courier(host.watch, host.clock, channel.send, leads=hello.epoch > 0)
 
     async def run(self) -> None:
         """Serves until the connection ends. Raises ProtocolError, TimeoutError, ConnectionError."""
         self._claim(self._store_id, self._epoch)
-        beats = asyncio.get_running_loop().create_task(self._beat())
+        loop = asyncio.get_running_loop()
+        beside = [loop.create_task(self._beat())]
+        if self._courier is not None:
+            beside.append(loop.create_task(self._guarded(self._courier.run)))
         try:
             while True:
                 # A controller acknowledges every beat, so a silent one is gone.
                 self._take(await self._channel.receive(max(10.0, 5 * self._interval_s)))
         finally:
             self._host.claims.left(self._channel.name, self._store_id)
-            tasks = [beats, *self._requests]
+            tasks = [*beside, *self._requests]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -140,6 +146,9 @@ class Session:
                 self._spawn(lambda: self._probe(frame), busy)
             case wire.OpenGate():
                 self._spawn(lambda: self._open(frame), wire.GateAck(request=frame.request, error="too busy"))
+            case wire.GuestAcks(ids=ids):
+                if self._courier is not None:
+                    self._courier.acknowledged(ids)
             case wire.DomainQuery():
                 self._spawn(lambda: self._domain(frame), wire.DomainAnswer(request=frame.request, present=None))
             case _:
@@ -148,6 +157,8 @@ class Session:
     def _claim(self, store_id: str, epoch: int) -> None:
         if store_id != self._store_id:
             self._host.claims.left(self._channel.name, self._store_id)
+        if self._courier is not None and (store_id, epoch) != (self._store_id, self._epoch):
+            self._courier.claims(epoch > 0)
         self._store_id, self._epoch = store_id, epoch
         self._host.claims.made(self._channel.name, store_id, epoch)
         for session in list(self._host.sessions.values()):
@@ -188,10 +199,14 @@ class Session:
         self._channel.send(wire.GateAck(request=frame.request, error=error))
 
     async def _domain(self, query: wire.DomainQuery) -> None:
-        """libvirt can hang: it is asked in one of few threads, and what it does not say in time is unknown."""
-        guests, present = self._host.guests, None
+        """libvirt can hang: what it does not say in time is unknown."""
+        found = Presence(present=None)
         try:
-            present = await self._host.guest_threads.run(lambda: guests.present(query.server), GUEST_S)
+            async with asyncio.timeout(GUEST_S):
+                found = await self._host.guests.look(query.server)
         except Exception:  # noqa: S110 -- whatever a guest source raises, it means: unknown (S9)
             pass
-        self._channel.send(wire.DomainAnswer(request=query.request, present=present))
+        answer = wire.DomainAnswer(
+            request=query.request, present=found.present, start=found.start, state=found.state, fault=found.fault
+        )
+        self._channel.send(answer)

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import msgspec
 
-from ha_agent.heartbeat.aside import Aside
-from ha_agent.model import Health, Value
+from ha_agent.aside import Aside
+from ha_agent.model import Health, Presence, Value
 from ha_agent.ports import Clock
 
 MAX_FILE = 1024 * 1024
@@ -114,11 +114,12 @@ class FileGuests:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._aside = Aside("guests", 2)  # a disk may hang
 
-    def present(self, server: str) -> bool | None:
-        """None where the file is absent or cannot be read: unknown is not absent."""
-        guests = self._read()
-        return None if guests is None else server in guests
+    async def look(self, server: str) -> Presence:
+        """None where the file is absent or cannot be read: unknown is not absent. Raises TimeoutError where that takes too long."""
+        guests = await self._aside.run(self._read, ASK_S)
+        return Presence(present=None if guests is None else server in guests)
 
     def health(self) -> Health:
         """UP where the file can be read."""
@@ -135,9 +136,10 @@ class FileGuests:
 class NoGuests:
     """ports.GuestSource of a remote that cannot see its guests: it says so."""
 
-    def present(self, server: str) -> bool | None:
+    async def look(self, server: str) -> Presence:
         """Always None."""
-        return None
+        del server
+        return Presence(present=None)
 
     def health(self) -> Health:
         """Always UNKNOWN."""

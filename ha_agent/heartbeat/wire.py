@@ -19,11 +19,16 @@ from ha_agent.planes import MAX_PLANES
 
 MAX_FRAME = 64 * 1024
 HEADER = 4
-VERSIONS: tuple[tuple[int, int], ...] = ((1, 0),)  # (major, newest minor) of each major that we speak, newest first
+# (major, newest minor) of each major that we speak, newest first. 1.1: GuestEvents, GuestAcks, and how a domain is.
+VERSIONS: tuple[tuple[int, int], ...] = ((1, 1),)
+GUESTS_SINCE = (1, 1)
+MAX_EVENTS = 16
+WORD_MAX = 64
 
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Id = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=1024)]
+Word = Annotated[str, Meta(max_length=WORD_MAX)]
 Nonce = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
@@ -160,11 +165,41 @@ class DomainQuery(Frame, frozen=True, kw_only=True):
     server: Name
 
 
-class DomainAnswer(Frame, frozen=True, kw_only=True):
-    """Remote to controller: True, False, or None where it cannot be said."""
+class DomainAnswer(Frame, frozen=True, kw_only=True, omit_defaults=True):
+    """Remote to controller: True, False, or None where it cannot be said. The rest: as model.Presence."""
 
     request: Count
     present: bool | None
+    start: Word = ""
+    state: Word = ""
+    fault: Word = ""
+
+
+class GuestNews(Value, frozen=True, kw_only=True):
+    """One event of a guest: see ports.GuestEvent. `age_s`: it is at most so old at the sending; None: nobody knows."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    server: Annotated[str, Meta(min_length=1, max_length=64)]
+    kind: Annotated[str, Meta(min_length=1, max_length=WORD_MAX)]
+    action: Word = ""
+    start: Word = ""
+    age_s: Seconds | None = None
+    device: Word = ""
+    found: bool = False
+
+
+class GuestEvents(Frame, frozen=True, kw_only=True):
+    """Remote to a controller that claims to lead: what has happened to guests. Sent again until it is acknowledged. `lost`: how many events
+    this remote has ever dropped because too many waited."""
+
+    events: Annotated[tuple[GuestNews, ...], Meta(min_length=1, max_length=MAX_EVENTS)]
+    lost: Count = 0
+
+
+class GuestAcks(Frame, frozen=True, kw_only=True):
+    """Controller to remote: these are journalled. Ids that it does not know (any more) are none of its own."""
+
+    ids: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MAX_EVENTS)]
 
 
 AnyFrame = (
@@ -183,6 +218,8 @@ AnyFrame = (
     | GateAck
     | DomainQuery
     | DomainAnswer
+    | GuestEvents
+    | GuestAcks
 )
 _decoder: msgspec.json.Decoder[AnyFrame] = msgspec.json.Decoder(AnyFrame)
 _encoder = msgspec.json.Encoder()

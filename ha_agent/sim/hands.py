@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
-from ha_agent.controller.effects import AnyEffect, AskWitness, Do, ReadBmc, ReadNova
+from ha_agent.controller.effects import AckGuest, AnyEffect, AskWitness, Do, ReadBmc, ReadNova
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import DriverError, Unanswered
 from ha_agent.model import (
@@ -92,6 +92,8 @@ class Hands:
                 self._world.timeline.after(0.3, lambda: self._read_bmc(host))
             case ReadNova(host=host):
                 self._world.timeline.after(0.2, lambda: self._read_nova(host))
+            case AckGuest():
+                pass  # the guests of this world have no remote that would tell of them
 
     def _feed(self, outcome: Outcome, delay_s: float = 0.0) -> None:
         engine = self._owner.engine

@@ -19,10 +19,16 @@ from pathlib import Path
 
 PACKAGES = {
     "fence-agents": "ClusterLabs' fence agents, which others wrote and everyone uses",
+    "gcc": "compiles libvirt-python, which PyPI has as source only",
     "ipmitool": "an IPMI client that is not ours",
     "iproute2": "ip, which makes the networks that tests cut",
+    "libvirt-daemon": "libvirtd, whose events a remote hears",
+    "libvirt-daemon-driver-qemu": "its driver for QEMU",
+    "libvirt-dev": "what libvirt-python is compiled against",
     "nftables": "nft, which cuts them between two machines",
     "openipmi": "ipmi_sim, an IPMI BMC that is not ours",
+    "pkg-config": "finds libvirt-dev",
+    "qemu-system-x86": "guests that hang for real",
     "rabbitmq-server": "the broker that OpenStack uses",
     "strace": "which tells what a daemon asks of the kernel, to be compared with its unit's filters",
     "systemd": "systemd-analyze, which judges our units",

@@ -15,9 +15,11 @@ import pytest
 
 from tests.integration.debian import need
 from tests.integration.honest import ROOT, World, monitored
+from tests.integration.libvirt_rig import Libvirt
 from tests.unit.heartbeat_support import until
 from tests.unit.test_systemd import REMOTE, settings
 
+NOT_HERE = "6f0d3a52-7d2c-4b8c-9d0e-3c1b0f5a7e11"  # a server
 CALL = re.compile(r"^\d+ +(\w+)\(")
 
 
@@ -53,12 +55,21 @@ def allowed(lines: list[str]) -> set[str]:
 
 
 @pytest.mark.root
-async def test_the_unit_forbids_nothing_that_is_needed(tmp_path: Path) -> None:
-    """A heartbeat, a witness's answer, a gate, a status, a systemctl, and an end."""
+async def test_the_unit_forbids_nothing_that_is_needed(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A heartbeat, a witness's answer, a gate, a status, a systemctl, a libvirt that has a guest, and an end."""
     need("strace", "systemd")
+    with Libvirt(tmp_path_factory.mktemp("v") / "l") as libvirt:
+        await asyncio.to_thread(libvirt.start)
+        await asyncio.to_thread(libvirt.guest, "well")
+        await nothing_needed_is_forbidden(tmp_path, libvirt)
+
+
+async def nothing_needed_is_forbidden(tmp_path: Path, libvirt: Libvirt) -> None:
     world = World(tmp_path, ("compute-1", "compute-2"))
     traced = tmp_path / "trace"
-    config = world.configure("compute-1", health={})
+    config = world.configure("compute-1", health={}, guests={"libvirt": libvirt.read_only_uri})
     for made in ("state",):
         (world.home / made).mkdir()  # as systemd does
     command = [
@@ -83,6 +94,10 @@ async def test_the_unit_forbids_nothing_that_is_needed(tmp_path: Path) -> None:
             watch.probe("compute-1", "compute-2", "1" * 32, 5.0)
             watch.probe("compute-2", "compute-1", "2" * 32, 5.0)
             await until(lambda: len(heard.answers) == 2)
+            async with asyncio.timeout(30.0):
+                while (await watch.domain("compute-1", NOT_HERE, 5.0)).present is None:  # noqa: ASYNC110 -- another process asks libvirt
+                    await asyncio.sleep(0.1)
+            assert (await watch.domain("compute-1", NOT_HERE, 5.0)).present is False
             await watch.open_gate("compute-1", Path("/proc/sys/kernel/random/boot_id").read_text().strip(), 10.0)  # noqa: ASYNC240
             assert (await world.status()).gate_open
         os.kill(int(traced.read_text().split(maxsplit=1)[0]), signal.SIGTERM)  # the first that it traced

@@ -20,11 +20,15 @@ from ha_agent.errors import DriverError, ProtocolError, StoreCorrupt
 from ha_agent.fencing import worker
 from ha_agent.fencing.pool import Worker
 from ha_agent.fencing.topology import Device
-from ha_agent.heartbeat import control, wire
+from ha_agent.guests.ledger import Known, Saved
+from ha_agent.guests.lines import Domain, Happened, Line
+from ha_agent.guests.source import LibvirtGuests, Timing
+from ha_agent.heartbeat import control, courier, wire
 from ha_agent.heartbeat.gate import Gate
 from ha_agent.model import Power, Reading
 from ha_agent.notify import objects
 from ha_agent.notify import wire as bus
+from ha_agent.ports import Clock, GuestEvent, Random
 from ha_agent.recovery import nova_rows
 from tests.property.mutations import broken, broken_value
 from tests.unit.api_support import running
@@ -313,6 +317,82 @@ def test_requests_to_a_fencing_worker_are_one_line(request: worker.Request) -> N
     body = msgspec.json.encode(request)
     assert b"\n" not in body
     assert msgspec.json.decode(body, type=worker.Request) == request
+
+
+GUEST_LINES = tuple(
+    msgspec.json.encode(line)
+    for line in (
+        Line(kind="domain", domain=Domain(server="a", start="1.1", state=3, reason=6)),
+        Line(kind="listed", at=1.0),
+        Line(kind="event", event=Happened(server="a", at=2.0, what="watchdog", first=1, start="1.1")),
+        Line(kind="event", event=Happened(server="a", at=3.0, what="lifecycle", first=5, second=5)),
+        Line(kind="alive", at=4.0),
+        Line(kind="answer", number=1, domain=Domain(server="a", start="1.1", state=1, reason=1)),
+        Line(kind="end", text="no libvirtd"),
+    )
+)
+
+
+class _Chance:
+    def uuid(self) -> str:
+        return "5d0f6c53-38d5-4c16-8a53-0c6a1ad1c4a2"
+
+
+def _nowhere(data: bytes) -> None:
+    del data
+
+
+@given(st.lists(broken(GUEST_LINES) | st.sampled_from(GUEST_LINES), max_size=6))
+def test_lines_of_a_guest_watcher(lines: list[bytes]) -> None:
+    """What it says is taken or is no line; what is kept of it is read again, and fits into frames."""
+
+    async def take() -> None:
+        guests = LibvirtGuests(
+            "", read=bytes, write=_nowhere, clock=cast(Clock, None), random=cast(Random, _Chance()), timing=Timing()
+        )
+        for body in lines:
+            try:
+                line = msgspec.json.decode(body, type=Line)
+            except (ValueError, RecursionError):
+                break
+            guests._take(line)
+        saved = guests._ledger.saved()
+        assert msgspec.json.decode(msgspec.json.encode(saved), type=Saved) == saved
+        for event in saved.events:
+            frame = wire.GuestEvents(events=(courier._news(event, 5.0),))
+            assert wire.decode(wire.encode(frame)[wire.HEADER :]) == frame
+
+    asyncio.run(take())
+
+
+SAVED = Saved(
+    boot_id="b",
+    known_at=1.0,
+    events=(GuestEvent(id="i", server="a", kind="watchdog", action="pause", start="1.1", at=1.0),),
+    domains={"a": Known(start="1.1", fault=("watchdog", "pause"))},
+)
+
+
+@given(broken((msgspec.json.encode(SAVED),)))
+def test_guest_events_that_were_kept(body: bytes) -> None:
+    """A file that somebody has spoilt never keeps a remote from watching, and never breaks its frames."""
+
+    async def load() -> LibvirtGuests:
+        guests = LibvirtGuests(
+            "",
+            read=lambda: body,
+            write=_nowhere,
+            clock=cast(Clock, None),
+            random=cast(Random, _Chance()),
+            timing=Timing(),
+        )
+        await guests._load("b")
+        return guests
+
+    guests = asyncio.run(load())
+    for event in guests.ready():
+        frame = wire.GuestEvents(events=(courier._news(event, 5.0),))
+        assert wire.decode(wire.encode(frame)[wire.HEADER :]) == frame
 
 
 # --- what goes to the bus, and is read from it ---

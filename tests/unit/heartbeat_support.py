@@ -21,7 +21,7 @@ from ha_agent.heartbeat.monitor import Monitor
 from ha_agent.heartbeat.remote import Remote, RemoteConfig
 from ha_agent.heartbeat.sources import HealthReport
 from ha_agent.model import Health
-from ha_agent.ports import AnyObservation, GuestSource, Observation
+from ha_agent.ports import AnyObservation, GuestSource, GuestWatch, Observation
 from ha_agent.system import SystemClock, SystemRandom
 
 DEADLINE_S = 10.0  # of a test's wait; passing tests need milliseconds
@@ -88,6 +88,7 @@ async def remote(
     *,
     config: Callable[[RemoteConfig], RemoteConfig] = lambda same: same,
     guests: GuestSource | None = None,
+    watch: GuestWatch | None = None,
     boot_id: str = "boot-1",
     port: int = 0,
 ) -> AsyncIterator[Remote]:
@@ -102,7 +103,7 @@ async def remote(
         port=port,
         boot_id=boot_id,
     )
-    made = Remote(config(settings), SystemClock(), Well(), guests)
+    made = Remote(config(settings), SystemClock(), Well(), guests, watch=watch)
     await made.start()
     try:
         yield made

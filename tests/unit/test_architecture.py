@@ -50,6 +50,7 @@ WORDS = (
     "ha_agent.system",
     "ha_agent.sdnotify",
     "ha_agent.logs",
+    "ha_agent.aside",
 )
 # What everyone further out may use.
 COMMON = (*PURE, *WORDS)
@@ -62,9 +63,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PURE, DECISIONS),
     "ha_agent.witness": PURE,
     "ha_agent.system": PURE,
-    **dict.fromkeys(("ha_agent.sdnotify", "ha_agent.logs", "ha_agent.privileges"), PURE),
+    **dict.fromkeys(("ha_agent.aside", "ha_agent.sdnotify", "ha_agent.logs", "ha_agent.privileges"), PURE),
     "ha_agent.config": COMMON,
     **{f"ha_agent.{driver}": WORDS for driver in DRIVERS},
+    # Puts the remote together, without what the controller and the command line are made of.
+    "ha_agent.heartbeat.daemon": (*WORDS, "ha_agent.heartbeat", "ha_agent.guests"),
     "ha_agent.api": (*COMMON, "ha_agent.metrics"),
     "ha_agent.metrics": (*COMMON, "ha_agent.api"),
     "ha_agent.controller": (

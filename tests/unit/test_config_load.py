@@ -87,6 +87,30 @@ def test_a_remote_listens_on_several_planes(tmp_path: Path) -> None:
     assert (loaded.listen, loaded.port, loaded.listen_also) == ("192.0.2.11", 7420, (("2001:db8::11", 7421),))
 
 
+@pytest.mark.parametrize(
+    ("guests", "field"),
+    [
+        ("{libvirt: 'qemu:///session'}", "guests.libvirt"),
+        ("{libvirt: 'qemu+ssh://other/system'}", "guests.libvirt"),
+        ("{libvirt: 'test:///default'}", "guests.libvirt"),
+        ("{libvirt: true}", "guests.libvirt"),
+        ("{libvirt: 'qemu:///system', file: guests.json}", "guests.file"),
+    ],
+)
+def test_only_the_libvirt_of_this_machine_says_which_servers_are_absent(
+    guests: str, field: str, tmp_path: Path
+) -> None:
+    (tmp_path / "remote.yaml").write_text(f"version: 1\nguests: {guests}\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load_remote(tmp_path / "remote.yaml")
+    assert [each[0].partition(" ")[0] for each in caught.value.problems] == [field]
+
+
+def test_a_libvirt_to_watch(tmp_path: Path) -> None:
+    (tmp_path / "remote.yaml").write_text("version: 1\nguests: {libvirt: 'qemu:///system'}\n")
+    assert config.load_remote(tmp_path / "remote.yaml").guests_libvirt == "qemu:///system"
+
+
 def test_nothing_but_the_necessary() -> None:
     loaded = load(GOOD)
     assert loaded.policy == Policy(hosts={h: HostPolicy(name=h) for h in ("h1", "h2", "h3")})

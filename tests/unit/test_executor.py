@@ -145,6 +145,9 @@ class Monitor:
     async def stop(self) -> None: ...
     def probe(self, witness: str, target: str, nonce: str, deadline_s: float) -> None: ...
 
+    def acknowledge(self, host: str, report: str) -> None:
+        self.called.append(("acknowledge", host, report))
+
     async def open_gate(self, host: str, boot_id: str, deadline_s: float) -> None:
         self.called.append(("open_gate", host, boot_id))
 

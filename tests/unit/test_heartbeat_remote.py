@@ -9,6 +9,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ha_agent.errors import UsageError
@@ -146,7 +147,7 @@ async def test_a_newer_peer_is_spoken_down_to(tmp_path: Path) -> None:
         channel = await session(served.port, certificates(*CONTROLLER), 1.0, versions=[[2, 0], [1, 7]], mood="new")
         welcome = await channel.receive(DEADLINE_S)
         assert isinstance(welcome, wire.Welcome)
-        assert welcome.version == (1, 0)
+        assert welcome.version == wire.VERSIONS[0]
         channel.abort()
 
 
@@ -333,15 +334,16 @@ async def test_health_that_grows_old_is_unknown_and_a_hanging_source_delays_nobo
 async def test_file_sources(tmp_path: Path) -> None:
     health, guests = FileHealth(tmp_path / "health"), FileGuests(tmp_path / "guests")
     assert await health.read() == HealthReport()
-    assert guests.present("a") is None
+    assert (await guests.look("a")).present is None
     (tmp_path / "health").write_text('{"nova_compute": "up", "libvirt": "down"}')
     (tmp_path / "guests").write_text('{"a": {"state": 1}}')
     assert await health.read() == HealthReport(nova_compute=Health.UP, libvirt=Health.DOWN)
-    assert (guests.present("a"), guests.present("b"), guests.health()) == (True, False, Health.UP)
+    assert [(await guests.look(server)).present for server in "ab"] == [True, False]
+    assert guests.health() is Health.UP
     (tmp_path / "health").write_text("{")
     (tmp_path / "guests").write_text('["a"]')
     assert await health.read() == HealthReport()
-    assert guests.present("a") is None
+    assert (await guests.look("a")).present is None
 
 
 @pytest.mark.parametrize(
@@ -399,14 +401,13 @@ async def test_a_libvirt_and_a_nova_compute_that_hang_delay_no_heartbeat(tmp_pat
     """Every thread that asks for guests is stuck, the health source never answers, and the target of a probe says nothing."""
     released = threading.Event()
 
-    class Stuck:
+    class Stuck(FileGuests):
         asked = 0
 
-        def present(self, server: str) -> bool | None:
-            del server
+        def _read(self) -> dict[str, msgspec.Raw] | None:
             self.asked += 1
             released.wait(DEADLINE_S)
-            return True
+            return {}
 
         def health(self) -> Health:
             return Health.UNKNOWN
@@ -415,7 +416,7 @@ async def test_a_libvirt_and_a_nova_compute_that_hang_delay_no_heartbeat(tmp_pat
             await asyncio.Event().wait()
             raise AssertionError
 
-    stuck = Stuck()
+    stuck = Stuck(tmp_path / "never-read")
     home = tmp_path / "compute-1"
     home.mkdir()
     config = RemoteConfig(

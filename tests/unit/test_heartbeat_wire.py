@@ -45,6 +45,28 @@ FRAMES: tuple[wire.AnyFrame, ...] = (
     wire.GateAck(request=3, error="this host is in another boot"),
     wire.DomainQuery(request=4, server="c3f7c6d2-55a7-4a52-9d29-3f3e5d1c9a10"),
     wire.DomainAnswer(request=4, present=None),
+    wire.GuestEvents(
+        events=(
+            wire.GuestNews(
+                id="0f7c3c1e-7f0f-4c7e-9d53-0d6b3f5f7a11",
+                server="c3f7c6d2-55a7-4a52-9d29-3f3e5d1c9a10",
+                kind="watchdog",
+                action="pause",
+                start="7.1795271145628919679",
+                age_s=0.5,
+            ),
+            wire.GuestNews(
+                id="5d0f6c53-38d5-4c16-8a53-0c6a1ad1c4a2",
+                server="c3f7c6d2-55a7-4a52-9d29-3f3e5d1c9a10",
+                kind="io_error",
+                action="pause",
+                device="virtio-disk0",
+                found=True,
+            ),
+        ),
+        lost=2,
+    ),
+    wire.GuestAcks(ids=("0f7c3c1e-7f0f-4c7e-9d53-0d6b3f5f7a11",)),
 )
 LINES: tuple[control.Ask | control.Reply, ...] = (
     control.AskStatus(),
@@ -120,6 +142,18 @@ def test_fields_of_a_newer_minor_version_are_ignored() -> None:
         b'{"type":"Hello","versions":[[1,0]],"name":"x","interval_s":0}',
         b'{"type":"Probe","target":"t","address":"a","port":0,"nonce":"0123456789abcdef0123456789abcdef","deadline_s":1}',
         b'{"type":"Signed","nonce":"0123456789abcdef0123456789abcdef","name":"n","boot_id":"","signature":"","chain":[]}',
+        b'{"type":"GuestEvents","events":[]}',
+        b'{"type":"GuestEvents","events":[{"id":"","server":"s","kind":"watchdog"}]}',
+        b'{"type":"GuestEvents","events":[{"id":"i","server":"","kind":"watchdog"}]}',
+        b'{"type":"GuestEvents","events":[{"id":"i","server":"s","kind":""}]}',
+        b'{"type":"GuestEvents","events":[{"id":"i","server":"s","kind":"watchdog","age_s":-1}]}',
+        b'{"type":"GuestEvents","events":[{"id":"i","server":"s","kind":"watchdog","start":"' + b"9" * 65 + b'"}]}',
+        b'{"type":"GuestEvents","events":['
+        + b",".join([b'{"id":"i","server":"s","kind":"watchdog"}'] * 17)
+        + b'],"lost":0}',
+        b'{"type":"GuestEvents","events":[{"id":"i","server":"s","kind":"watchdog"}],"lost":-1}',
+        b'{"type":"GuestAcks","ids":[]}',
+        b'{"type":"GuestAcks","ids":["' + b"i" * 65 + b'"]}',
         b"[" * 60_000,
     ],
 )
@@ -147,14 +181,34 @@ def test_the_largest_valid_answer_fits_into_a_frame() -> None:
     assert wire.decode(wire.encode(result)[4:]) == result
 
 
+def test_the_largest_lot_of_guest_events_fits_into_a_frame() -> None:
+    """A control character takes six bytes of JSON."""
+    most = "\x01" * 64
+    news = wire.GuestNews(
+        id=most, server=most, kind=most, action=most, start=most, age_s=123456789.123456, device=most, found=True
+    )
+    lot = wire.GuestEvents(events=(news,) * wire.MAX_EVENTS, lost=2**63 - 1)
+    assert wire.decode(wire.encode(lot)[4:]) == lot
+    acks = wire.GuestAcks(ids=(most,) * wire.MAX_EVENTS)
+    assert wire.decode(wire.encode(acks)[4:]) == acks
+
+
+def test_how_a_domain_is_came_later_and_an_older_side_ignores_it() -> None:
+    answer = wire.DomainAnswer(request=4, present=True, start="7.1", state="paused", fault="watchdog")
+    assert wire.decode(wire.encode(answer)[4:]) == answer
+    assert wire.encode(wire.DomainAnswer(request=4, present=True))[4:] == (
+        b'{"type":"DomainAnswer","request":4,"present":true}'
+    )
+
+
 @pytest.mark.parametrize(
     ("theirs", "agreed"),
-    [([(1, 0)], (1, 0)), ([(1, 9)], (1, 0)), ([(3, 1), (1, 4)], (1, 0)), ([(0, 9), (1, 0)], (1, 0))],
+    [([(1, 0)], (1, 0)), ([(1, 9)], (1, 1)), ([(3, 1), (1, 4)], (1, 1)), ([(0, 9), (1, 0)], (1, 0))],
 )
 def test_the_newer_side_speaks_down(theirs: list[tuple[int, int]], agreed: tuple[int, int]) -> None:
     assert wire.negotiate(theirs) == agreed
 
 
 def test_no_common_version_is_an_error_that_names_both() -> None:
-    with pytest.raises(ProtocolError, match=r"\(2, 0\).*\(1, 0\)"):
+    with pytest.raises(ProtocolError, match=r"\(2, 0\).*\(1, 1\)"):
         wire.negotiate([(2, 0)])

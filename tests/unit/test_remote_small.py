@@ -28,7 +28,20 @@ HEAVY = frozenset(
         "pydantic",
         "pydantic_core",
     }
-    | {"typer", "click", "rich", "yaml", "sqlite3", "ctypes", "urllib.request", "http.client", "xml.dom", "unittest"}
+    | {
+        "libvirt",
+        "libvirtmod",
+        "typer",
+        "click",
+        "rich",
+        "yaml",
+        "sqlite3",
+        "ctypes",
+        "urllib.request",
+        "http.client",
+        "xml.dom",
+        "unittest",
+    }
 )
 OURS = frozenset(
     {"api", "cli", "config", "controller", "decide", "fencing", "metrics", "notify", "recovery", "sim", "store"}
@@ -47,6 +60,7 @@ def test_the_remote_imports_nothing_heavy() -> None:
     assert "ha_agent.heartbeat.remote" in modules
     assert not HEAVY & modules
     assert not {f"ha_agent.{part}" for part in OURS} & modules
+    assert not {"ha_agent.guests.binding", "ha_agent.guests.watcher"} & modules  # they are of a process of their own
 
 
 def test_what_is_heavy_would_be_seen() -> None:
@@ -71,6 +85,7 @@ def test_every_setting_reaches_the_process() -> None:
         libvirt_units=("j",),
         health_file="k",
         guests_file="l",
+        guests_libvirt="m",
     )
     arrived = msgspec.json.decode(msgspec.json.encode(settings(loaded)), type=Settings)
     for name in Settings.__struct_fields__:

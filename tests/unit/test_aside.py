@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ha_agent.heartbeat.aside import Aside
+from ha_agent.aside import Aside
 
 from .heartbeat_support import DEADLINE_S, until
 

@@ -101,7 +101,7 @@ def _able(status: Status) -> None:
 def _off(api: Api, host: str, options: Options, world: World) -> Answer:
     limit_s = options.seconds("power_timeout")
     end = world.clock.now() + limit_s
-    before = api.host(host)
+    detail = before = api.host(host)
     if options.text("mode") == "ask":
         # an order that cannot be carried out now would be carried out some day, when nobody wants it any more
         _able(api.status())
@@ -116,7 +116,7 @@ def _off(api: Api, host: str, options: Options, world: World) -> Answer:
     why = ""
     while True:
         try:
-            given = given or _give(api, order, host, reason, api.host(host))
+            given = given or _give(api, order, host, reason, detail)
             detail = api.host(host)
             why = proof.not_off(detail, before.now)
             if not why:

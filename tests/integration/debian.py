@@ -18,9 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = {
+    "corosync": "what Pacemaker stands on",
+    "fence-agents": "the agents of ClusterLabs and the schema of their metadata",
     "iproute2": "ip, which makes the networks that tests cut",
+    "libxml2-utils": "xmllint, which holds metadata against a schema",
     "nftables": "nft, which cuts them between two machines",
     "openipmi": "ipmi_sim, an IPMI BMC that is not ours",
+    "pacemaker": "its fencer, which runs our fence agents",
+    "pacemaker-cli-utils": "stonith_admin",
     "rabbitmq-server": "the broker that OpenStack uses",
     "systemd": "systemd-analyze, which judges our units",
 }

@@ -36,7 +36,7 @@ OPTIONS = (
     ),
     Option(name="power_timeout", kind="second", default="50", help="Until off must be proven and known to Nova"),
     Option(name="return_timeout", kind="second", default="600", help="Until `on` must find the host clean and heard"),
-    Option(name="login_timeout", kind="second", default="10", help="For each answer of the controller"),
+    Option(name="login_timeout", kind="second", default="5", help="For each answer of the controller"),
     VERBOSE,
 )
 

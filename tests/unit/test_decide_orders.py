@@ -113,7 +113,7 @@ def test_a_report_is_written_down_and_nothing_else() -> None:
     alone = on(order(Order.REPORT, reason="no ping"))
     assert (alone.state.incidents, alone.commands, alone.told) == ({}, (), ())
     assert "h1 is reported failed by anna: no ping" in lines(alone)
-    alarmed = incident(Step.AWAIT_RETURN, TELL, waiting="the host to be heard again")
+    alarmed = incident(Step.AWAIT_RETURN, TELL, verdict=Verdict.PARTITIONED, waiting="the host to be heard again")
     noted = on(order(Order.REPORT, reason="no ping"), alarmed)
     assert (noted.commands, noted.told) == ((), ())
     assert replace(after(noted), history=(), wake_at=None) == replace(alarmed, wake_at=None)

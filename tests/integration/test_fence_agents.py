@@ -246,6 +246,7 @@ async def _pacemaker_fences(rig: Rig, fencer: PacemakerFencer, secret: Path) -> 
         password_file=secret,
         pcmk_host_list=HOST,
         pcmk_reboot_action="off",
+        pcmk_on_action="monitor",  # nobody but the controller switches the host on
     )
     told = options(socket=rig.directory / "controller.sock", mode="told", power_timeout=40, pcmk_reboot_action="off")
     for name, given in zip(NAMES, (told, bmc), strict=True):
@@ -262,7 +263,7 @@ async def _pacemaker_fences(rig: Rig, fencer: PacemakerFencer, secret: Path) -> 
     await admin("--register-level", HOST, "--index", "1", "--device", "bmc-1", "--device", "controller")
 
     alone = HOSTS[1]  # in no level: only our controller can fence it, and it sees that the host lives
-    done = await admin("--fence", alone, "--timeout", "8", check=False)
+    done = await admin("--fence", alone, "--timeout", "4", check=False)
     assert done.returncode != 0
     await nothing_was_done(rig)
     assert rig.bmcs[alone].log() == ["on"]
@@ -274,6 +275,7 @@ async def _pacemaker_fences(rig: Rig, fencer: PacemakerFencer, secret: Path) -> 
     await admin("--unfence", HOST, "--timeout", "60")
     assert (await look(rig)).row.incident == ""
     assert rig.nova.is_up(HOST)
+    assert sim.log() == ["on", "off", "on"], "nobody switched it on in the middle of its recovery"
     history = (await admin("--history", HOST, "--verbose")).stdout
     assert "turn off" in history or "reboot" in history, history
     assert f"{HOST} is reported failed by root" in rig.log()

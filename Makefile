@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat clean
+.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-detection bench-remote bench-hostile clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,6 +26,9 @@ help:
 	@echo 'make simulate-full   ten times that, and lives of clouds; keeps its result in docs/simulate-full.txt'
 	@echo 'make mutants [SAMPLE=40 SEED=1]   small mistakes in the rules, one at a time: do the tests notice?'
 	@echo 'make bench-heartbeat [HOSTS="1000 2000 5000"]   what thousands of hosts cost, and how soon the dead are found'
+	@echo 'make bench-remote    what a remote costs its hypervisor: memory, CPU, descriptors'
+	@echo 'make bench-hostile   what a controller notices of floods of hostile connections'
+	@echo 'make bench-detection   who is fenced in vain and how soon the dead are found, beside other detectors, on simulated bad hours'
 	@echo 'make clean       remove .venv, caches and build files'
 
 # --- setting up --------------------------------------------------------------------------------------------------------
@@ -123,6 +126,16 @@ mutants: setup-dev
 # Thousands of real connections on loopback, beside a plain UDP listener; a busy machine spoils the figures, so nothing else should run.
 bench-heartbeat: setup-dev
 	@$(BIN)/python -m tests.benchmarks.heartbeat --hosts $(or $(HOSTS),1000 2000 5000) --keep docs/bench-heartbeat.txt
+
+bench-remote: setup-dev
+	@$(BIN)/python -m tests.benchmarks.remote --seconds $(or $(SECONDS_EACH),60) --keep docs/bench-remote.txt
+
+bench-hostile: setup-dev
+	@$(BIN)/python -m tests.benchmarks.hostile --seconds $(or $(SECONDS_EACH),10) --keep docs/bench-hostile.txt
+
+# In virtual time, the same figures on every machine; about five minutes on two cores.
+bench-detection: setup-dev
+	@$(BIN)/python -m tests.benchmarks.detection --share $(or $(SHARE),1) --first-seed $(or $(FIRST),1) --jobs $(JOBS) $(if $(SHARE)$(FIRST),,--keep docs/bench-detection.txt)
 
 clean:
 	@rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -134,6 +134,9 @@ def _hosts(views: Mapping[str, HostViewSummary], state: State) -> Iterator[Metri
     rtt = _gauge("heartbeat_rtt_seconds", "Round trip of the last heartbeat", "host")
     certificate = _gauge("host_certificate_days", "Days until the certificate that a host has shown ends", "host")
     witnesses = _gauge("host_witnesses", "Witnesses that are eligible to speak of a host", "host")
+    lost = _gauge(
+        "host_planes_lost", "Planes over which no other host reaches this one; absent where there are none", "host"
+    )
     nova = _gauge("host_nova_compute_up", "Whether the host's nova-compute runs; absent where unknown", "host")
     maintenance = _gauge("host_maintenance", "Whether a host is in maintenance", "host")
     for name, view in views.items():
@@ -143,13 +146,15 @@ def _hosts(views: Mapping[str, HostViewSummary], state: State) -> Iterator[Metri
             age.add_metric([name], view.last_seen_age_s)
             rtt.add_metric([name], view.rtt_s)
         witnesses.add_metric([name], view.witnesses)
+        if view.planes_lost:
+            lost.add_metric([name], len(view.planes_lost))
         if view.certificate_days is not None:
             certificate.add_metric([name], view.certificate_days)
         if view.nova_compute != "unknown":
             nova.add_metric([name], view.nova_compute == "up")
         record = state.hosts.get(name)
         maintenance.add_metric([name], bool(record and record.maintenance))
-    yield from (believed, connected, age, rtt, certificate, witnesses, nova, maintenance)
+    yield from (believed, connected, age, rtt, certificate, witnesses, lost, nova, maintenance)
 
 
 def _incidents(state: State) -> Iterator[Metric]:

@@ -437,6 +437,7 @@ class HostRecord(Value, frozen=True, kw_only=True):
     machine: dict[str, str] = {}
     contradiction: str = ""  # its devices read off while the same boot sent heartbeats: they guard something else
     witnesses: tuple[str, ...] = ()  # who reached it lately: after a restart they may still speak of it
+    witnesses_over: dict[str, tuple[str, ...]] = {}  # the same by plane, but for the management plane
 
 
 class Fleet(Value, frozen=True, kw_only=True):
@@ -578,9 +579,11 @@ class MachineSeen(Event, frozen=True, kw_only=True):
 
 
 class WitnessesSeen(Event, frozen=True, kw_only=True):
-    """By host: who reached it lately. Told of hosts of which that has changed, many at once."""
+    """By host: who reached it lately, and by host and plane who did over another plane than that of management. Told of hosts of which
+    that has changed, many at once."""
 
     witnesses: dict[str, tuple[str, ...]]
+    over: dict[str, dict[str, tuple[str, ...]]] = {}
 
 
 AnyEvent = (

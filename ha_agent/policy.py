@@ -87,10 +87,11 @@ class Recovery(Value, frozen=True, kw_only=True):
 
 
 class HostPolicy(Value, frozen=True, kw_only=True):
-    """Everything that holds for one host."""
+    """Everything that holds for one host. `planes`: over which it can be reached besides the management plane."""
 
     name: str
     domain: str = ""
+    planes: tuple[str, ...] = ()
     detection: Detection = Detection()
     fencing: Fencing = Fencing()
     recovery: Recovery = Recovery()

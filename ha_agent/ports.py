@@ -215,12 +215,14 @@ class Disconnected(Observation, frozen=True, kw_only=True):
 
 
 class ProbeAnswered(Observation, frozen=True, kw_only=True):
-    """A witness's word on `host`. `nonce` names the round; `boot_id` where the answer is signed."""
+    """A witness's word on `host`. `nonce` names the round; `boot_id` where the answer is signed. `over`: what came over each plane that it
+    tried; empty: it tried the management plane alone."""
 
     witness: str
     nonce: str
     answer: Answer
     boot_id: str = ""
+    over: dict[str, Answer] = {}
 
 
 class PowerSeen(Observation, frozen=True, kw_only=True):

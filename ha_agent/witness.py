@@ -12,32 +12,50 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ha_agent import rhythm
+from ha_agent import planes, rhythm
 from ha_agent.model import Answer, Health, Power, Reading, Value, Verdict
+from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import Detection
 from ha_agent.ports import Disconnected, Heartbeat, NovaSeen, PowerSeen, ProbeAnswered, Reported
 from ha_agent.rhythm import Rhythm
 
 ANSWER_SLACK_S = 0.5  # how much longer than its own time-out a witness's answer may take to arrive
+REACHED = frozenset({Answer.SIGNED, Answer.TCP})
 REPORT_SLACK_S = 5.0  # beyond two report intervals, after which a sign of life in Nova has aged
 LAST_LOOK_S = 1.0  # before the first verdict Nova is asked once more, or what it heard meanwhile would come too late
+LAST_ROUND_SHARE = (
+    0.02  # of the full suspicion time: so long the witnesses have for a yes when they are asked at its end
+)
+LAST_ROUND_MOST_S = 1.0  # beyond it, where the round before takes its time
 ROW_AGE_S = 0.5  # of a row when it is told: one listing serves all suspects
 LAST_WAIT_S = 0.3  # beyond the verdict's time, for that answer
+OURSELVES = "this controller"
 DIRECT_FRESH_S = 5.0  # how long our own refused connection says that the kernel answers
 
 
 class Round(Value, frozen=True, kw_only=True):
-    """One round of indirect probes. `asked`: the eligible witnesses; `answers`: by witness."""
+    """One round of indirect probes. `asked`: the eligible witnesses; `answers`: by witness. Of a host with several planes: `speakers`, by
+    plane, who of `asked` may deny it over that one; `over`, by witness, what came over each plane; `own`, the name of this controller,
+    which tries them too: its yes counts, its no does not."""
 
     nonce: str
     at: float
     asked: tuple[str, ...]
     answers: dict[str, Answer] = {}
+    speakers: dict[str, tuple[str, ...]] = {}
+    over: dict[str, dict[str, Answer]] = {}
+    own: str = ""
 
     def complete(self, now_s: float, detection: Detection) -> bool:
         """Everybody answered, or had time to."""
         late = now_s >= self.at + detection.probe_timeout_s + ANSWER_SLACK_S
-        return late or all(w in self.answers for w in self.asked)
+        return late or (all(w in self.answers for w in self.asked) and (not self.own or self.own in self.answers))
+
+    def denied(self, plane: str, names: Sequence[str]) -> list[str]:
+        """Who of them tried that plane and found nobody."""
+        if not self.speakers:
+            return sorted(w for w in names if self.answers.get(w) is Answer.SILENT)
+        return sorted(w for w in names if self.over.get(w, {}).get(plane) is Answer.SILENT)
 
 
 class View(Value, frozen=True, kw_only=True):
@@ -81,12 +99,14 @@ class View(Value, frozen=True, kw_only=True):
 
 class Context(Value, frozen=True, kw_only=True):
     """What is known beside the host itself. `doubt`: why our own network is more likely at fault; empty: it is not. `nova_hears`: whether
-    Nova's view of any other host advanced lately: where it hears nobody, its silence about this one says nothing."""
+    Nova's view of any other host advanced lately: where it hears nobody, its silence about this one says nothing. `planes`: the host's,
+    besides the management plane."""
 
     now_s: float
     detection: Detection
     doubt: str = ""
     nova_hears: bool = True
+    planes: tuple[str, ...] = ()
 
 
 def fresh(host: str, now_s: float, *, seen: bool = False, boot_id: str = "") -> View:
@@ -154,12 +174,17 @@ def disconnected(view: View, seen: Disconnected) -> View:
 
 def answered(view: View, answer: ProbeAnswered) -> View:
     """A witness's word, if it belongs to the current round."""
-    current = view.round
-    if current is None or answer.nonce != current.nonce or answer.witness not in current.asked:
+    current, who = view.round, answer.witness
+    if current is None or answer.nonce != current.nonce or who not in (*current.asked, current.own):
         return view
-    answers = {**current.answers, answer.witness: answer.answer}
-    tcp_at = answer.at if answer.answer is Answer.TCP else view.tcp_at
-    return msgspec.structs.replace(view, tcp_at=tcp_at, round=msgspec.structs.replace(current, answers=answers))
+    word, over = answer.answer, current.over
+    if current.speakers:
+        said = answer.over or {MANAGEMENT: answer.answer}
+        word = planes.word(said, [plane for plane, names in current.speakers.items() if who in names])
+        over = {**over, who: said}
+    tcp_at = answer.at if word is Answer.TCP else view.tcp_at
+    following = msgspec.structs.replace(current, answers={**current.answers, who: word}, over=over)
+    return msgspec.structs.replace(view, tcp_at=tcp_at, round=following)
 
 
 def power_seen(view: View, seen: PowerSeen) -> View:
@@ -202,7 +227,8 @@ def next_look(view: View, detection: Detection, now_s: float) -> float:
     end = current.at + detection.probe_timeout_s + ANSWER_SLACK_S
     down = view.window_at + detection.down_after_s
     following = max(current.at + detection.probe_interval_s, end)
-    times = (down - LAST_LOOK_S, down, down + LAST_WAIT_S, end, following)
+    yes = min(max(current.at, down) + last_round_s(detection), down + LAST_ROUND_MOST_S)
+    times = (down - LAST_LOOK_S, down, yes, down + LAST_WAIT_S, end, following)
     return min((t for t in times if t > now_s), default=following)
 
 
@@ -218,14 +244,32 @@ def _row_awaited(view: View, ctx: Context) -> bool:
     return (view.nova_tried_at or 0.0) < down - LAST_LOOK_S - ROW_AGE_S and ctx.now_s < down + LAST_WAIT_S
 
 
+def last_round_s(detection: Detection) -> float:
+    """How long a yes of the last round before the first verdict is waited for. A denial takes far longer, and is not."""
+    return LAST_ROUND_SHARE * detection.down_after_s
+
+
+def _yes_awaited(view: View, ctx: Context) -> bool:
+    """S5: a host that comes back in the moment of its verdict is not down. The witnesses are asked once more, and who reaches it says so at
+    once; the round from which it is judged may have begun two seconds before."""
+    if view.verdict in (Verdict.DOWN, Verdict.OFF) or view.round is None:
+        return False
+    down = view.window_at + ctx.detection.down_after_s
+    asked = view.round.at >= down
+    ended = ctx.now_s >= view.round.at + last_round_s(ctx.detection) or view.round.complete(ctx.now_s, ctx.detection)
+    return not (asked and ended) and ctx.now_s < down + LAST_ROUND_MOST_S
+
+
 def wants_round(view: View, ctx: Context) -> bool:
-    """Whether the next round of probes is due."""
+    """Whether the next round of probes is due: after an interval, and at the end of the full suspicion time. One at a time."""
     if view.suspect_at is None:
         return False
     current = view.round
     if current is None:
         return True
-    return ctx.now_s >= current.at + ctx.detection.probe_interval_s and current.complete(ctx.now_s, ctx.detection)
+    down = view.window_at + ctx.detection.down_after_s
+    due = ctx.now_s >= current.at + ctx.detection.probe_interval_s or current.at < down <= ctx.now_s
+    return due and current.complete(ctx.now_s, ctx.detection)
 
 
 def could_not_say(view: View) -> frozenset[str]:
@@ -236,9 +280,28 @@ def could_not_say(view: View) -> frozenset[str]:
     return frozenset(w for w in current.asked if current.answers.get(w, Answer.FAILED) is Answer.FAILED)
 
 
+def mute_over(view: View, plane: str) -> frozenset[str]:
+    """The same for one plane of several."""
+    current = view.round
+    if current is None:
+        return frozenset()
+    mute = (w for w in current.speakers.get(plane, ()) if current.over.get(w, {}).get(plane) in (None, Answer.FAILED))
+    return frozenset(mute)
+
+
 def begin_round(view: View, nonce: str, asked: Sequence[str], now_s: float) -> View:
     """Ask again."""
     return msgspec.structs.replace(view, judged=view.round, round=Round(nonce=nonce, at=now_s, asked=tuple(asked)))
+
+
+def begin_round_over(
+    view: View, nonce: str, by_plane: Mapping[str, Sequence[str]], own: str, now_s: float, detection: Detection
+) -> View:
+    """Ask again about a host with several planes. `by_plane`: who may speak over each plane that counts, best first."""
+    asked = planes.chosen(by_plane, detection.probes, detection.witnesses_min)
+    speakers = {plane: tuple(w for w in names if w in asked) for plane, names in by_plane.items()}
+    following = Round(nonce=nonce, at=now_s, asked=asked, speakers=speakers, own=own)
+    return msgspec.structs.replace(view, judged=view.round, round=following)
 
 
 def silent(view: View, ctx: Context) -> View:
@@ -251,11 +314,14 @@ def silent(view: View, ctx: Context) -> View:
 
 
 def ripe(view: View, now_s: float, detection: Detection) -> Round | None:
-    """The complete round from which the host may be judged; None while it is too early to say."""
+    """The round from which the host may be judged: the last complete one, or a later one in which somebody reached it or its kernel, for
+    that needs nobody else's word (S5). None while it is too early to say."""
     if view.suspect_at is None or now_s < view.window_at + detection.down_after_s:
         return None
-    current = view.round if view.round and view.round.complete(now_s, detection) else view.judged
-    return current if current is not None and current.complete(now_s, detection) else None
+    for each in (view.round, view.judged):
+        if each is not None and (each.complete(now_s, detection) or REACHED & set(each.answers.values())):
+            return each
+    return None
 
 
 def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
@@ -268,38 +334,64 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
     silence = f"no heartbeat for {ctx.now_s - view.window_at:.1f} s"
     signed = sorted(w for w, a in current.answers.items() if a is Answer.SIGNED)
     if signed:
-        return Verdict.PARTITIONED, f"{silence}, but {_names(signed)} got a signed answer"
+        return Verdict.PARTITIONED, f"{silence}, but {_signed(current, signed)}"
     if not view.seen:
         return Verdict.NEVER_SEEN, "it was never heard since it is in the inventory"
     if ctx.doubt:
         return Verdict.UNKNOWN, f"{silence}, but {ctx.doubt}"
     if view.doubted_at is not None and current.at <= view.doubted_at:
         return None  # what ended the doubt may have ended the silence too: it is looked anew before anybody is fenced
-    tcp = sorted(w for w, a in current.answers.items() if a is Answer.TCP)
+    tcp = [_called(w, current) for w in sorted(w for w, a in current.answers.items() if a is Answer.TCP)]
     if view.direct_tcp_at is not None and ctx.now_s - view.direct_tcp_at <= DIRECT_FRESH_S + detection.probe_interval_s:
-        tcp.append("this controller")
+        tcp = [*(name for name in tcp if name != OURSELVES), OURSELVES]
     if tcp:
         return _half_alive(view, ctx, f"{silence}, its kernel answers TCP to {_names(tcp)}")
     if _reports(view, ctx):
         return Verdict.PARTITIONED, f"{silence}, but its nova-compute still reports to Nova"
-    denied = sorted(w for w, a in current.answers.items() if a is Answer.SILENT)
-    if len(denied) < detection.witnesses_min:
-        return (
-            Verdict.UNKNOWN,
-            f"{silence}; {len(denied)} of at least {detection.witnesses_min} witnesses could be asked",
-        )
-    if len(denied) < len(current.asked):  # all must deny; who could not ask is left out of the next round
-        mute = sorted(set(current.asked) - set(denied))
-        return Verdict.UNKNOWN, f"{silence}; {_names(mute)} could not say"
-    if _row_awaited(view, ctx):
+    deniers: set[str] = set()
+    for plane, names in (current.speakers or {"": current.asked}).items():
+        denied, over = current.denied(plane, names), f" over {plane}" if plane else ""
+        if len(denied) < detection.witnesses_min:
+            least = f"{len(denied)} of at least {detection.witnesses_min} witnesses could be asked{over}"
+            return Verdict.UNKNOWN, f"{silence}; {least}"
+        if len(denied) < len(names):  # all must deny; who could not ask is left out of the next round
+            mute = sorted(set(names) - set(denied))
+            return Verdict.UNKNOWN, f"{silence}; {_names(mute)} could not say{over}"
+        deniers.update(denied)
+    if _row_awaited(view, ctx) or _yes_awaited(view, ctx):
         return None
-    by = f"{silence}; {_names(denied)} cannot reach it either" if denied else f"{silence}; no witness is asked for"
+    by = (
+        f"{silence}; {_names(sorted(deniers))} cannot reach it either{_lost(current, ctx)}"
+        if deniers
+        else f"{silence}; no witness is asked for"
+    )
     if view.power and all(r.power is Power.OFF for r in view.power):
         return Verdict.OFF, f"{by}; {', '.join(r.device for r in view.power)} reads off"
     if view.tcp_at is not None and not _nova_readable(view, ctx):
         # S9: a remote that stands still for long lets its queue run full, and then its kernel answers nobody any more
         return Verdict.UNKNOWN, f"{by}, but its kernel answered TCP in this silence, and Nova cannot be read"
     return Verdict.DOWN, by
+
+
+def _signed(current: Round, names: Sequence[str]) -> str:
+    """Who got a signed answer, over which planes, and which are lost."""
+    over = planes.answering(current.over)
+    where = f" over {planes.listed(over)}" if over else ""
+    who = _names([_called(w, current) for w in names])
+    return f"{who} got a signed answer{where}{planes.lost_text(planes.lost(current.over))}"
+
+
+def _called(name: str, current: Round) -> str:
+    return OURSELVES if name == current.own else name
+
+
+def _lost(current: Round, ctx: Context) -> str:
+    """Of a host that nobody reaches: its planes, where it has several; and those over which nobody reached it before either."""
+    if not current.speakers:
+        return ""
+    idle = [plane for plane in ctx.planes if plane not in current.speakers]
+    text = planes.lost_text(tuple(current.speakers))
+    return text + (f" (nobody had reached it over {planes.listed(idle)} lately)" if idle else "")
 
 
 def _nova_readable(view: View, ctx: Context) -> bool:
@@ -353,7 +445,7 @@ def eligible(
 ) -> tuple[str, ...]:
     """Who may speak of a host: hosts that reached it before, recently as seen from when its silence began, and are fresh themselves;
     at most `probes`, other failure domains first, then by turns."""
-    since = (target.suspect_at if target.suspect_at is not None else now_s) - detection.witness_fresh_s
+    since = lately(target, detection, now_s)
     candidates = [
         w
         for w, at in reached.items()
@@ -370,6 +462,11 @@ def eligible(
             if by_domain[d] and len(chosen) < detection.probes:
                 chosen.append(by_domain[d].pop(0))
     return tuple(chosen)
+
+
+def lately(target: View, detection: Detection, now_s: float) -> float:
+    """Since when a host must have been reached by who may speak of it."""
+    return (target.suspect_at if target.suspect_at is not None else now_s) - detection.witness_fresh_s
 
 
 def _heard_lately(view: View, detection: Detection, now_s: float) -> bool:

@@ -15,7 +15,8 @@ from ha_agent.model import Health, Operator, Power, ServerProgress, State, Value
 class HostViewSummary(Value, frozen=True, kw_only=True):
     """A host as the detection sees it now. `last_seen_age_s`: since its last heartbeat, None if there never was one. `witnesses`:
     how many are eligible to speak of it. `gate`: "open", "waiting" or "" where that is not known. `certificate_days`: until the newest certificate that it has
-    shown ends; None before the first."""
+    shown ends; None before the first. `planes_lost`: those of its planes, beside that of management, over which no other host reached it
+    lately."""
 
     host: str
     verdict: Verdict
@@ -29,6 +30,7 @@ class HostViewSummary(Value, frozen=True, kw_only=True):
     witnesses: int = 0
     gate: str = ""
     certificate_days: float | None = None
+    planes_lost: tuple[str, ...] = ()
 
 
 class DeviceHealth(Value, frozen=True, kw_only=True):

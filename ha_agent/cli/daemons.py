@@ -43,7 +43,7 @@ def run_remote(context: typer.Context, config: ConfigOption = Path("/etc/ha-agen
     from ha_agent.cli.remote_main import run
     from ha_agent.config import load_remote
 
-    raise typer.Exit(run(load_remote(config)))
+    run(load_remote(config))
 
 
 @remote.command("gate")

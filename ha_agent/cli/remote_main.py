@@ -1,89 +1,73 @@
-"""Puts a remote together from its configuration, and runs it until SIGTERM."""
+"""From a remote's configuration to the small process that is the remote: everything of weight stays behind."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import signal
+import contextlib
+import os
+import pwd
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from ha_agent import sdnotify
+import msgspec
+
+from ha_agent import privileges
 from ha_agent.config import RemoteLoaded
 from ha_agent.errors import UsageError
-from ha_agent.heartbeat.expiry import Thresholds
-from ha_agent.heartbeat.remote import Remote, RemoteConfig
-from ha_agent.heartbeat.signing import Signer
-from ha_agent.heartbeat.sources import FileGuests, FileHealth, HealthSource, NoGuests, ProcessHealth
-from ha_agent.ports import GuestSource
-from ha_agent.system import SystemClock
+from ha_agent.heartbeat.daemon import Settings
 
-STATUS_S = 1.0
+MACHINE = Path("/sys/class/dmi/id/product_uuid")  # only root reads it
 
 
-def compose(loaded: RemoteLoaded) -> Remote:
-    """The remote that the configuration describes; nothing runs yet."""
-    health: HealthSource
-    if loaded.health_file:
-        health = FileHealth(Path(loaded.health_file))
-    else:
-        health = ProcessHealth(loaded.nova_compute_units, loaded.libvirt_units)
-    guests: GuestSource = FileGuests(Path(loaded.guests_file)) if loaded.guests_file else NoGuests()
-    config = RemoteConfig(
-        pki=Path(loaded.pki_directory),
-        expiry=Thresholds(warn_days=loaded.pki.warn_days, urgent_days=loaded.pki.urgent_days),
-        state_directory=Path(loaded.state_directory),
-        control_socket=Path(loaded.socket),
+def settings(loaded: RemoteLoaded) -> Settings:
+    """What the process needs of it."""
+    return Settings(
+        name=loaded.name,
         listen=loaded.listen,
         port=loaded.port,
-        machine_file=Path(loaded.machine_file) if loaded.machine_file else None,
+        listen_also=loaded.listen_also,
+        pki_directory=loaded.pki_directory,
+        warn_days=loaded.pki.warn_days,
+        urgent_days=loaded.pki.urgent_days,
+        socket=loaded.socket,
+        state_directory=loaded.state_directory,
+        machine_file=loaded.machine_file,
+        nova_compute_units=loaded.nova_compute_units,
+        libvirt_units=loaded.libvirt_units,
+        health_file=loaded.health_file,
+        guests_file=loaded.guests_file,
     )
-    return Remote(config, SystemClock(), health, guests)
 
 
-def run(loaded: RemoteLoaded) -> int:
-    """Runs it. Raises UsageError where it cannot start."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    asyncio.run(_main(loaded))
-    return 0
-
-
-async def _main(loaded: RemoteLoaded) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    name = Signer(Path(loaded.pki_directory)).name
-    if loaded.name and name != loaded.name:  # before it answers to anybody
-        raise UsageError(
-            f"the certificate is of {name}, the configuration says {loaded.name}",
-            f"issue one with `ha-agent pki issue host {loaded.name}`, or set `name` to null",
-        )
-    remote = compose(loaded)
-    await remote.start()
+def run(loaded: RemoteLoaded) -> NoReturn:
+    """Becomes the remote: this process, without root's rights and without the libraries of the command line. Raises UsageError."""
+    machine = _machine()
+    privileges.become(loaded.user, [Path(loaded.socket).parent, Path(loaded.state_directory)])
+    if machine and loaded.machine_file:
+        _leave(machine, Path(loaded.machine_file))
+    descriptor = os.memfd_create("ha-agent-remote", 0)  # survives the exec
+    os.write(descriptor, msgspec.json.encode(settings(loaded)))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    # -P: nothing is imported from the directory that somebody happened to start it in.
+    command = [sys.executable, "-P", "-m", "ha_agent.heartbeat.daemon", str(descriptor)]
     try:
-        sdnotify.notify("READY=1")
-        await _report(remote, stop)
-    finally:
-        sdnotify.notify("STOPPING=1")
-        await remote.stop()
+        os.execv(sys.executable, command)  # noqa: S606 -- no shell is wanted
+    except OSError as error:
+        raise UsageError(
+            f"{pwd.getpwuid(os.geteuid()).pw_name} cannot run {sys.executable}: {error.strerror or error}",
+            "install ha-agent where that user may read it, for example in /opt/ha-agent",
+        ) from None
 
 
-async def _report(remote: Remote, stop: asyncio.Event) -> None:
-    """systemd: STATUS when it changed, WATCHDOG while this loop turns; until `stop`."""
-    watchdog = sdnotify.watchdog_interval_s()
-    pause = min(STATUS_S, watchdog or STATUS_S)
-    last = ""
-    while not stop.is_set():
-        status = remote.status()
-        gate = "open" if status.gate_open else "closed"
-        text = f"{status.name}: {len(status.controllers)} controllers connected, gate {gate}"
-        if text != last:
-            sdnotify.notify(f"STATUS={text}")
-            last = text
-        if watchdog is not None:
-            sdnotify.notify("WATCHDOG=1")
-        try:
-            await asyncio.wait_for(stop.wait(), pause)
-        except TimeoutError:
-            pass
+def _machine() -> bytes:
+    """Which machine this is, for whom we become. Under systemd we are not root, and the unit has told."""
+    try:
+        return MACHINE.read_bytes() if os.geteuid() == 0 else b""
+    except OSError:
+        return b""  # a machine without DMI runs without
+
+
+def _leave(machine: bytes, path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            path.write_bytes(machine)

@@ -22,6 +22,7 @@ from ha_agent.model import (
     Step,
     Verdict,
 )
+from ha_agent.planes import listed
 from ha_agent.plans import FENCING_VERDICTS
 
 EARLIER_MAX = 5
@@ -55,6 +56,8 @@ def _now(detail: HostDetail) -> Iterator[str]:
         yield f"  last heard {span(view.last_seen_age_s)} ago, {link}, boot {view.boot_id or 'unknown'}"
     yield f"  nova-compute {view.nova_compute}, libvirt {view.libvirt}, gate {view.gate or 'unknown'}"
     yield f"  {view.witnesses} other hosts are eligible to speak of it"
+    if view.planes_lost:
+        yield f"  no other host reaches it over {listed(view.planes_lost)}"
     for device in row.devices:
         yield f"  {_device(device)}"
     if row.maintenance:

@@ -14,6 +14,7 @@ def place(name: str, host: schema.Host) -> HostPlace:
         name=name,
         address=host.address,
         port=host.port,
+        planes=dict(host.planes),
         domain=host.domain,
         vars=dict(host.vars),
         aliases=tuple(host.aliases),

@@ -11,14 +11,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from ha_agent.config import drivers
+from ha_agent.config.drivers import SPECS
 from ha_agent.config.findings import Findings
 from ha_agent.config.problems import closest
 from ha_agent.config.schema import Device, Fencing, Host
 from ha_agent.config.values import DeviceSpec
 from ha_agent.config.yamlfile import FieldPath
 
-BUILT = ("ipmi", "manual")
-PORTS = {"ipmi": 623}
 IPMI_NAME_MAX = 16  # IPMI 2.0 table 13-11
 _ADDRESS = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?\Z")
 
@@ -71,8 +71,13 @@ class Secrets:
         self._credentials = Path(credentials) if credentials else None
         self._check = check
 
-    def find(self, name: str) -> tuple[Path, str]:
-        """The file, and what is wrong with it (or nothing)."""
+    @property
+    def checked(self) -> bool:
+        """Whether files must be there."""
+        return self._check
+
+    def find(self, name: str, *, public: bool = False) -> tuple[Path, str]:
+        """The file, and what is wrong with it (or nothing). `public`: it holds no secret."""
         places = [self._directory / name]
         if self._credentials is not None and not Path(name).is_absolute():
             # systemd loads a directory's files as ID_FILE: a credential's name has no slash
@@ -86,7 +91,7 @@ class Secrets:
             return found, f"{found} cannot be read: {error.strerror}"
         if not stat.S_ISREG(status.st_mode):
             return found, f"{found} is not a file"
-        if status.st_mode & stat.S_IROTH:
+        if status.st_mode & stat.S_IROTH and not public:
             return found, f"{found} can be read by everyone"
         if not os.access(found, os.R_OK):
             return found, f"{found} cannot be read by this user"
@@ -108,7 +113,7 @@ class Inventory:
         self._secrets = secrets
         self._faults: dict[tuple[FieldPath, str, str], list[str]] = defaultdict(list)
         self._shared: dict[str, list[str]] = defaultdict(list)
-        self._owners: dict[tuple[str, int, str], tuple[str, str]] = {}
+        self._owners: dict[tuple[str, ...], tuple[str, str]] = {}
 
     def levels(self, name: str, host: Host, fencing: Fencing) -> tuple[tuple[DeviceSpec, ...], ...]:
         """The host's levels, hand levels left out."""
@@ -117,7 +122,7 @@ class Inventory:
         result = []
         for level in fencing.levels:
             usable = [
-                device for device in level if device in fencing.devices and fencing.devices[device].driver in BUILT
+                device for device in level if device in fencing.devices and fencing.devices[device].driver in SPECS
             ]
             if any(fencing.devices[device].driver == "manual" for device in usable):
                 continue
@@ -158,28 +163,49 @@ class Inventory:
                 self._findings_of_secret((*where, "password_file"), problem, host)
             secret = str(path)
         plug = filled("plug", device.plug)
-        spec = DeviceSpec(
+        options = {key: filled("options", value) for key, value in device.options.items()}
+        spec = SPECS[device.driver]
+        for key in spec.files:
+            if options.get(key):
+                options[key] = self._file(key, options[key], (*where, "options", key), host, public=key in spec.public)
+        result = DeviceSpec(
             name=name,
             driver=device.driver,
             address=address,
-            port=device.port or PORTS.get(device.driver, 0),
+            port=device.port or spec.port,
             username=username,
             password_file=secret,
             plug=plug,
-            options={key: filled("options", value) for key, value in device.options.items()},
+            agent=device.agent,
+            options=options,
         )
-        if address and device.driver != "manual":
-            self._own(host, name, spec)
-        return spec
+        if device.driver != "manual":
+            self._own(host, result, [key for key, value in device.options.items() if "{" in value])
+        return result
 
-    def _own(self, host: str, name: str, spec: DeviceSpec) -> None:
-        """One (address, port, plug) is one host's: a second host that names it would be proven off by the first one's power."""
-        key = (canonical(spec.address), spec.port, spec.plug)
-        first = self._owners.setdefault(key, (host, name))
-        if first != (host, name):
-            plug = f", plug {spec.plug}" if spec.plug else ""
-            what = f"of {host} is {spec.address}:{spec.port}{plug}, which is already {first[1]} of {first[0]}"
-            self._shared[name].append(what)
+    def _file(self, key: str, name: str, where: FieldPath, host: str, *, public: bool) -> str:
+        path, problem = self._secrets.find(name, public=public)
+        if problem and public:
+            self._fault(where, problem, "correct the name, or the file's rights", host)
+        elif problem:
+            self._findings_of_secret(where, problem, host)
+        return str(path)
+
+    def _own(self, host: str, device: DeviceSpec, varying: list[str]) -> None:
+        """One (address, port, plug) is one host's: a second host that names it would be proven off by the first one's power. A fence
+        agent may also tell machines apart by an option, if that differs from host to host (`varying`)."""
+        if not device.address and device.driver != "fence_agent":
+            return
+        agent = device.driver == "fence_agent"
+        at = canonical(device.address) if device.address else device.agent
+        told = [f"{key}={device.options[key]}" for key in varying] if agent else []
+        key = (at, str(device.port), device.plug, *told)
+        first = self._owners.setdefault(key, (host, device.name))
+        if first != (host, device.name):
+            place = f"{device.address}:{device.port}" if device.port else at
+            plug = f", plug {device.plug}" if device.plug else ""
+            what = f"of {host} is {place}{plug}, which is already {first[1]} of {first[0]}"
+            self._shared[device.name].append(what)
 
     def _findings_of_secret(self, path: FieldPath, problem: str, host: str) -> None:
         """Grouped by kind of fault; the first file is the example."""
@@ -207,12 +233,14 @@ class Inventory:
                 self._findings.add(path, f"{problem} (for {which})", fix)
 
 
-def check_fencing(findings: Findings, fencing: Fencing, *, needed: bool, at: FieldPath, base: bool) -> None:
+def check_fencing(
+    findings: Findings, fencing: Fencing, *, needed: bool, at: FieldPath, base: bool, files: bool
+) -> None:
     """Devices and levels by themselves, before hosts are looked at. `needed`: some host is fenced by these levels. `at`: where
-    the section stands. `base`: it is the common one, whose devices are judged once."""
+    the section stands. `base`: it is the common one, whose devices are judged once. `files`: whether programs must be there."""
     if base:
         for name, device in fencing.devices.items():
-            _check_device(findings, (*at, "devices", name), device)
+            drivers.check(findings, (*at, "devices", name), device, files=files)
     if needed and not fencing.levels:
         findings.add(
             (*at, "levels"),
@@ -249,33 +277,3 @@ def check_fencing(findings: Findings, fencing: Fencing, *, needed: bool, at: Fie
                 f"levels count from 1 to {len(fencing.levels)}",
                 (*at, "levels"),
             )
-
-
-def _check_device(findings: Findings, where: FieldPath, device: Device) -> None:
-    if device.driver not in BUILT:
-        findings.add(
-            (*where, "driver"), f"{device.driver} is not built into this version", f"use one of {', '.join(BUILT)}"
-        )
-        return
-    if device.driver == "manual":
-        return
-    for field, fix in (
-        ("address", "give the BMC's address or name"),
-        ("username", "give the BMC user that may switch power"),
-        ("password_file", "give a file that only the user ha-agent can read"),
-    ):
-        if not getattr(device, field):
-            findings.add((*where, field), "is missing", fix)
-    if device.agent:
-        findings.add((*where, "agent"), "is for the driver fence_agent only", "remove it")
-    if device.plug:
-        findings.add((*where, "plug"), "means nothing to the driver ipmi", "remove it")
-    for key in device.options:
-        if key != "privilege":
-            findings.add(
-                (*where, "options", key),
-                "is unknown to the driver ipmi",
-                closest(key, ["privilege"]) or "known: privilege",
-            )
-    if device.options.get("privilege", "operator") not in ("operator", "administrator"):
-        findings.add((*where, "options", "privilege"), "is not one of the choices", "use operator or administrator")

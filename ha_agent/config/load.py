@@ -149,7 +149,12 @@ class _Builder:
                 )
             parts = compiled[index]
             policies[name] = HostPolicy(
-                name=name, domain=host.domain, detection=parts[0], fencing=parts[1], recovery=parts[2]
+                name=name,
+                domain=host.domain,
+                planes=tuple(host.planes),
+                detection=parts[0],
+                fencing=parts[1],
+                recovery=parts[2],
             )
         self._levels(common, overridden, matched)
         inventory.finish()
@@ -225,7 +230,9 @@ class _Builder:
 
     def _levels(self, common: _Effective, overridden: list[_Effective], matched: set[int | None]) -> None:
         needed = None in matched and (common.recovery.mode == "auto" or common.recovery.fence)
-        check_fencing(self._findings, common.fencing, needed=needed, at=("fencing",), base=True)
+        check_fencing(
+            self._findings, common.fencing, needed=needed, at=("fencing",), base=True, files=self._secrets.checked
+        )
         for index, sections in enumerate(overridden):
             own = self._model.overrides[index].fencing
             fences = index in matched and (sections.recovery.mode == "auto" or sections.recovery.fence)
@@ -241,6 +248,7 @@ class _Builder:
                     needed=fences,
                     at=("overrides", index, "fencing"),
                     base="devices" in own,
+                    files=self._secrets.checked,
                 )
 
     def _warnings(self, matched: set[int | None], used: set[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 
 from ha_agent.config import schema
@@ -10,8 +11,10 @@ from ha_agent.config.devices import Secrets, canonical, is_address
 from ha_agent.config.findings import Findings
 from ha_agent.config.values import BusSettings, HttpSettings, StoreSettings
 from ha_agent.config.yamlfile import FieldPath
+from ha_agent.planes import MANAGEMENT, MAX_PLANES
 
 MAX_URL_FILE = 4096
+PLANE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
 def name_problem(name: str) -> str:
@@ -24,8 +27,8 @@ def name_problem(name: str) -> str:
 
 
 def check_hosts(findings: Findings, hosts: dict[str, schema.Host]) -> None:
-    """One name, one address:port per host."""
-    places: dict[tuple[str, int], str] = {}
+    """One name per host; each address:port one host's, and there one plane's."""
+    places: dict[tuple[str, int], tuple[str, str]] = {}
     owners = {name: name for name in hosts}
     for name, host in hosts.items():
         where: FieldPath = ("hosts", name)
@@ -34,19 +37,47 @@ def check_hosts(findings: Findings, hosts: dict[str, schema.Host]) -> None:
             fix = "use the host as `openstack compute service list` names it"
             findings.unusable((where, f"as a name {problem}", fix))
             continue
-        if not is_address(host.address):
-            findings.add((*where, "address"), "is not a host name or an IP address", "the port is a field of its own")
-        first = places.setdefault((canonical(host.address), host.port), name)
-        if first != name:
-            findings.add(
-                (*where, "address"),
-                f"{host.address}:{host.port} is already the remote of {first}",
-                "give each host its own address or port",
-            )
+        _check_planes(findings, (*where, "planes"), host.planes)
+        for plane, address in ((MANAGEMENT, host.address), *host.planes.items()):
+            at = (*where, "address") if plane == MANAGEMENT else (*where, "planes", plane)
+            if not is_address(address):
+                findings.add(at, "is not a host name or an IP address", "the port is a field of its own")
+            first = places.setdefault((canonical(address), host.port), (name, plane))
+            if first[0] != name:
+                findings.add(
+                    at,
+                    f"{address}:{host.port} is already the remote of {first[0]}",
+                    "give each host its own address or port",
+                )
+            elif first[1] != plane:
+                findings.add(
+                    at,
+                    f"{address}:{host.port} is already this host's {first[1]} plane",
+                    "a plane is another network: give its address there, or leave the plane out",
+                )
         for index, alias in enumerate(host.aliases):
             owner = owners.setdefault(alias, name)
             if owner != name:
                 findings.add((*where, "aliases", index), f"{alias} already means {owner}", "one name means one host")
+
+
+def _check_planes(findings: Findings, where: FieldPath, planes: dict[str, str]) -> None:
+    """Names that can be told from each other, and not too many."""
+    if len(planes) > MAX_PLANES - 1:
+        findings.add(
+            where,
+            f"are {len(planes)}: a host has at most {MAX_PLANES - 1} planes beside that of management",
+            "name the ones that fail independently",
+        )
+    for plane in planes:
+        if plane == MANAGEMENT:
+            findings.add((*where, plane), "is the plane of `address`", "give that address as `address` only")
+        elif not PLANE.fullmatch(plane):
+            findings.add(
+                (*where, plane),
+                "as the name of a plane is not lower-case letters, digits, - and _",
+                "call it storage, tenant, …",
+            )
 
 
 def split_listen(text: str) -> tuple[str, int] | None:

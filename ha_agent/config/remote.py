@@ -10,6 +10,7 @@ from ha_agent.config.load import shaped
 from ha_agent.config.places import name_problem, split_listen
 from ha_agent.config.values import PkiSettings, RemoteLoaded
 from ha_agent.errors import ConfigError
+from ha_agent.planes import MAX_PLANES
 
 
 def load_remote(path: Path | str) -> RemoteLoaded:
@@ -22,10 +23,7 @@ def load_remote(path: Path | str) -> RemoteLoaded:
             [(str(path), "is empty" if text.data is None else "is not a mapping", "see the commented example")]
         )
     model, _ = shaped(findings, text.data, schema.Remote, {("version",): 1})
-    listen = split_listen(model.listen)
-    if listen is None:
-        findings.add(("listen",), "is not address:port", 'write it as "192.0.2.11:7420" (IPv6 in brackets)')
-        listen = ("127.0.0.1", 0)
+    listen = _listen(findings, model.listen)
     if model.name and name_problem(model.name):
         findings.add(("name",), name_problem(model.name), "use the host as `openstack compute service list` names it")
     findings.check()
@@ -37,8 +35,10 @@ def load_remote(path: Path | str) -> RemoteLoaded:
     return RemoteLoaded(
         path=str(path),
         name=model.name or "",
-        listen=listen[0],
-        port=listen[1],
+        user=model.user or "",
+        listen=listen[0][0],
+        port=listen[0][1],
+        listen_also=tuple(listen[1:]),
         pki_directory=str(beside / model.pki.directory),
         pki=PkiSettings(warn_days=model.pki.warn_days, urgent_days=model.pki.urgent_days),
         socket=str(beside / model.socket),
@@ -49,3 +49,24 @@ def load_remote(path: Path | str) -> RemoteLoaded:
         health_file=file(model.health.file),
         guests_file=file(model.guests.file),
     )
+
+
+def _listen(findings: Findings, given: str | list[str]) -> list[tuple[str, int]]:
+    """One address:port, or one for each plane."""
+    fix = 'write it as "192.0.2.11:7420" (IPv6 in brackets)'
+    texts = [given] if isinstance(given, str) else given
+    if not 1 <= len(texts) <= MAX_PLANES:
+        findings.add(
+            ("listen",), f"is a list of {len(texts)}", f"give one address:port, or a list of at most {MAX_PLANES}"
+        )
+    found: list[tuple[str, int]] = []
+    for index, text in enumerate(texts):
+        at = split_listen(text)
+        where = ("listen",) if isinstance(given, str) else ("listen", index)
+        if at is None:
+            findings.add(where, "is not address:port", fix)
+        elif at in found:
+            findings.add(where, "is there twice", "give each address once")
+        else:
+            found.append(at)
+    return found or [("127.0.0.1", 0)]

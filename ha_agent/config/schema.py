@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -20,6 +21,16 @@ def _text(value: Any) -> Any:
 
 
 Text = Annotated[str, Field(max_length=1024), BeforeValidator(_text)]
+
+
+def _scalar(value: Any) -> Any:
+    """Options are handed on as text, so a plain true, 20 or 0.5 may stand there."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) and math.isfinite(value) else _text(value)
+
+
+Scalar = Annotated[str, Field(max_length=1024), BeforeValidator(_scalar)]
 
 
 class Section(BaseModel):
@@ -81,8 +92,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "suspect_after_s": 1.5,
         "down_after_s": 4,
         "hung_patience_s": 30,
-        "probe_interval_s": 1,
-        "probe_timeout_s": 0.8,
+        "probe_interval_s": 1.3,
+        "probe_timeout_s": 1.3,
         "pause_s": 1,
         "verdict_max_age_s": 3,
     },
@@ -99,7 +110,7 @@ class Device(Section):
     password_file: Text = ""
     plug: Text = ""
     agent: Text = ""
-    options: dict[Word, Text] = {}
+    options: Annotated[dict[Word, Scalar], Field(max_length=64)] = {}
 
 
 class PerDomain(Section):
@@ -214,6 +225,7 @@ class Host(Section):
     address: Word
     port: Port = 7420
     domain: Annotated[str, Field(max_length=255)] = ""
+    planes: dict[Word, Word] = {}
     vars: dict[Word, Text] = {}
     aliases: list[Word] = []
 
@@ -265,7 +277,8 @@ class Remote(Section):
 
     version: Literal[1]
     name: Word | None = None
-    listen: Word = "0.0.0.0:7420"
+    user: Word | None = None
+    listen: Word | list[Word] = "0.0.0.0:7420"
     pki: Pki = Pki()
     socket: Word = "/run/ha-agent/remote.sock"
     state_directory: Word = "/var/lib/ha-agent/remote"

@@ -7,7 +7,8 @@ from ha_agent.policy import Policy
 
 
 class DeviceSpec(Value, frozen=True, kw_only=True):
-    """One fencing device of one host, templates filled. `password_file`: an absolute path; the secret itself is never here."""
+    """One fencing device of one host, templates filled. `password_file`, and options that are files: absolute paths; the secrets
+    themselves are never here. `agent`: of the driver fence_agent."""
 
     name: str
     driver: str
@@ -16,15 +17,17 @@ class DeviceSpec(Value, frozen=True, kw_only=True):
     username: str = ""
     password_file: str = ""
     plug: str = ""
+    agent: str = ""
     options: dict[str, str] = {}
 
 
 class HostPlace(Value, frozen=True, kw_only=True):
-    """Where a host's remote is, and how others call the host."""
+    """Where a host's remote is, and how others call the host. `planes`: its addresses on planes beside that of management."""
 
     name: str
     address: str
     port: int = 7420
+    planes: dict[str, str] = {}
     domain: str = ""
     vars: dict[str, str] = {}
     aliases: tuple[str, ...] = ()
@@ -83,12 +86,15 @@ class Loaded(Value, frozen=True, kw_only=True):
 
 
 class RemoteLoaded(Value, frozen=True, kw_only=True):
-    """A remote's configuration. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so."""
+    """A remote's configuration. `user`: whom it becomes when root starts it; empty: ha-agent. `listen_also`: further addresses
+    with their ports. `health_file` / `guests_file`: read instead of asking systemd / nobody; empty: not so."""
 
     path: str
     name: str = ""
+    user: str = ""
     listen: str = "0.0.0.0"  # noqa: S104 -- the operator sets the management address; the certificates guard it
     port: int = 7420
+    listen_also: tuple[tuple[str, int], ...] = ()
     pki_directory: str = "/etc/ha-agent/pki"
     pki: PkiSettings = PkiSettings()
     socket: str = "/run/ha-agent/remote.sock"

@@ -47,6 +47,7 @@ def topology(loaded: config.Loaded) -> Topology:
                         username=d.username,
                         password_file=d.password_file,
                         plug=d.plug,
+                        agent=d.agent,
                         options=d.options,
                     )
                     for d in level
@@ -60,7 +61,10 @@ def topology(loaded: config.Loaded) -> Topology:
 
 def endpoints(loaded: config.Loaded) -> Mapping[str, Endpoint]:
     """Where the remotes listen."""
-    return {name: Endpoint(address=place.address, port=place.port) for name, place in loaded.hosts.items()}
+    return {
+        name: Endpoint(address=place.address, port=place.port, planes=place.planes)
+        for name, place in loaded.hosts.items()
+    }
 
 
 def drivers(loaded: config.Loaded) -> dict[tuple[str, str], str]:

@@ -19,6 +19,7 @@ from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
 from ha_agent.notify.outbox import Outbox
+from ha_agent.planes import listed
 from ha_agent.policy import Policy
 from ha_agent.ports import (
     AnyObservation,
@@ -342,7 +343,11 @@ class Controller:
 
     def notes(self) -> Sequence[str]:
         """See Facade."""
-        return [note.text for note in self._pki_notes() if not note.urgent]
+        notes = [note.text for note in self._pki_notes() if not note.urgent]
+        for host in self.policy.hosts:
+            if planes := self.engine.lookout.planes_lost(host):
+                notes.append(f"no other host reaches {host} over {listed(planes)}")
+        return notes
 
     def _pki_notes(self) -> Sequence[Note]:
         notes = getattr(self.monitor, "notes", None)

@@ -105,6 +105,7 @@ class Engine:
         self._wakes: list[tuple[float, str]] = []
         self._wake_at: float | None = None  # when `decide` wants a Tick
         self.lookout = Lookout(
+            name=name,
             policy=policy,
             clock=clock,
             random=random,

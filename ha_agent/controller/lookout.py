@@ -11,6 +11,7 @@ import msgspec
 
 from ha_agent import selfdoubt, witness
 from ha_agent.controller.effects import AnyEffect, AskWitness, ReadBmc, ReadNova
+from ha_agent.controller.overplanes import OverPlanes
 from ha_agent.controller.silence import Silence
 from ha_agent.controller.together import Together
 from ha_agent.model import (
@@ -26,6 +27,7 @@ from ha_agent.model import (
     VerdictGiven,
     WitnessesSeen,
 )
+from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import Detection, Policy
 from ha_agent.ports import (
     AnyObservation,
@@ -59,11 +61,12 @@ class Row(Value, frozen=True, kw_only=True):
 
 
 class Lookout:
-    """See the module. `state`, `leading` and `open_hosts` are the engine's; `tell` takes events for `decide`, `want` takes effects."""
+    """See the module. `name`: of this controller. `state`, `leading` and `open_hosts` are the engine's; `tell` takes events for `decide`, `want` takes effects."""
 
     def __init__(
         self,
         *,
+        name: str,
         policy: Policy,
         clock: Clock,
         random: Random,
@@ -73,11 +76,13 @@ class Lookout:
         tell: Callable[[AnyEvent], None],
         want: Callable[[AnyEffect], None],
     ) -> None:
+        self.name = name
         self.policy = policy
         self.clock = clock
         self.random = random
         self.views: dict[str, witness.View] = {}
-        self.reached: dict[str, dict[str, float]] = {}
+        self.reached: dict[str, dict[str, float]] = {}  # over the management plane
+        self.over = OverPlanes()
         self.suspicions = 0
         self._state = state
         self._leading = leading
@@ -112,6 +117,7 @@ class Lookout:
         """What the journal knows of hosts that nobody can reach any more: who may deny them, and that they were heard."""
         now = self.clock.now()
         for host, record in self._state().hosts.items():
+            self.over.remember(host, record.witnesses_over, now)
             if record.witnesses and not self.reached.get(host):
                 self.reached[host] = dict.fromkeys(record.witnesses, now)
                 self._remembered[host] = now
@@ -149,6 +155,7 @@ class Lookout:
             self._silence.over(host)
             self._look_at.pop(host, None)
             self._rows.pop(host, None)
+            self.over.forget(host)
             self._probe_at.pop(host, None)
             self._seen.discard(host)
             self._silent.discard(host)
@@ -184,9 +191,8 @@ class Lookout:
             case Disconnected():
                 self.views[obs.host] = witness.disconnected(view, obs)
             case ProbeAnswered():
-                if obs.answer is Answer.SIGNED:
-                    self.reached.setdefault(obs.host, {})[obs.witness] = obs.at
-                    self._note_first_witnesses(obs.host)
+                if obs.witness != self.name:
+                    self._note_reached(obs)
                 self.views[obs.host] = witness.answered(view, obs)
             case PowerSeen():
                 self.views[obs.host] = witness.power_seen(view, obs)
@@ -208,6 +214,14 @@ class Lookout:
         """How many hosts may speak of this one now."""
         view = self.views.get(host)
         return 0 if view is None else len(self._eligible(view, self.clock.now()))
+
+    def planes_lost(self, host: str) -> tuple[str, ...]:
+        """The planes over which nobody reached the host lately, but for the management plane, over which it is heard or not."""
+        planes, view = self.policy.hosts[host].planes, self.views[host]
+        if not planes or view.heard_at is None:
+            return ()
+        lately = self.over.since(host, planes, witness.lately(view, self._detection(host), self.clock.now()))
+        return tuple(plane for plane in planes if plane not in lately)
 
     def _detection(self, host: str) -> Detection:
         policy = self.policy.hosts.get(host)
@@ -300,7 +314,11 @@ class Lookout:
             asked_last = witness.ripe(view, now, detection)
             if asked_last is not None:
                 ctx = witness.Context(
-                    now_s=now, detection=detection, doubt=self._doubt(view), nova_hears=self._nova_hears(host, now)
+                    now_s=now,
+                    detection=detection,
+                    doubt=self._doubt(view),
+                    nova_hears=self._nova_hears(host, now),
+                    planes=self.policy.hosts[host].planes,
                 )
                 if ctx.doubt:
                     view = self.views[host] = msgspec.structs.replace(view, doubted_at=now)
@@ -314,13 +332,9 @@ class Lookout:
                 view = msgspec.structs.replace(view, row_asked_at=now)
                 self._want(ReadNova(host=host))
             if asks_again:
-                eligible, mute = self._eligible(view, now), witness.could_not_say(view)
-                asked = tuple(w for w in eligible if w not in mute)
-                if len(asked) < detection.witnesses_min:
-                    asked = eligible
-                view = witness.begin_round(view, self.random.nonce(), asked, now)
+                view = self._begin_round(view, now)
                 assert view.round is not None
-                for w in asked:
+                for w in (*view.round.asked, *([view.round.own] if view.round.own else ())):
                     self._want(
                         AskWitness(witness=w, target=host, nonce=view.round.nonce, deadline_s=detection.probe_timeout_s)
                     )
@@ -335,6 +349,19 @@ class Lookout:
         at = witness.next_look(view, detection, now)
         self._look_at[host] = max(at, now + 0.05)
         heapq.heappush(self._looks, (self._look_at[host], host))
+
+    def _begin_round(self, view: witness.View, now: float) -> witness.View:
+        host, detection, nonce = view.host, self._detection(view.host), self.random.nonce()
+        if not self.policy.hosts[host].planes:
+            asked = _without(self._eligible(view, now), witness.could_not_say(view), detection)
+            return witness.begin_round(view, nonce, asked, now)
+        # a plane over which nobody reached it lately does not count; the one of management always does
+        counted = self.over.since(host, self.policy.hosts[host].planes, witness.lately(view, detection, now))
+        by_plane = {
+            plane: _without(self._eligible(view, now, plane), witness.mute_over(view, plane), detection)
+            for plane in (MANAGEMENT, *counted)
+        }
+        return witness.begin_round_over(view, nonce, by_plane, self.name, now, detection)
 
     def _note_row(self, seen: NovaSeen) -> None:
         text = seen.service.updated_at if seen.service is not None else ""
@@ -399,12 +426,13 @@ class Lookout:
 
     def _doubt(self, view: witness.View) -> str:
         now, silent = self.clock.now(), self._together(view)[0]
-        return selfdoubt.doubt(silent, len(self._seen), self.policy.detection, self.own, self._beside(now), now)
+        beside = self._beside(now) if silent >= selfdoubt.SEVERAL else selfdoubt.UNASKED
+        return selfdoubt.doubt(silent, len(self._seen), self.policy.detection, self.own, beside, now)
 
     def feel(self, own: selfdoubt.Own) -> None:
         """What this controller knows of itself now. Its sickness lengthens its patience with everybody."""
         self.own, now = own, self.clock.now()
-        self.sickness = selfdoubt.sickness(own, self._beside(now), now)
+        self.sickness = selfdoubt.sickness(own, self._beside(now) if self._silent else selfdoubt.UNASKED, now)
         factor = selfdoubt.patience(self.sickness)
         if factor != self._factor:
             self._factor = factor
@@ -421,12 +449,11 @@ class Lookout:
             self._beside_at = now
         return self._answers
 
-    def _eligible(self, view: witness.View, now: float) -> tuple[str, ...]:
-        domains = {h: self.policy.hosts[h].domain for h in self.reached.get(view.host, {}) if h in self.policy.hosts}
+    def _eligible(self, view: witness.View, now: float, plane: str = MANAGEMENT) -> tuple[str, ...]:
+        reached = self.reached.get(view.host, {}) if plane == MANAGEMENT else self.over.over(view.host, plane)
+        domains = {h: self.policy.hosts[h].domain for h in reached if h in self.policy.hosts}
         domains[view.host] = self.policy.hosts[view.host].domain
-        return witness.eligible(
-            view, self.views, self.reached.get(view.host, {}), domains, self._detection(view.host), now
-        )
+        return witness.eligible(view, self.views, reached, domains, self._detection(view.host), now)
 
     def _probe_due(self, now: float) -> None:
         """Hosts reach each other in quiet times too: only who reached a host before may deny it later."""
@@ -450,12 +477,13 @@ class Lookout:
 
     def _first_probe_s(self, host: str, low_s: float, high_s: float) -> float:
         """After which others are asked to reach it, at random, for thousands come back together after a restart of ours. Where the journal
-        says who reached it, that has time."""
+        says who reached it, over each of its planes, that has time."""
         detection = self._detection(host)
         pause_s = detection.witness_fresh_s / 3
         if (
             len(self.reached.get(host, ())) >= max(1, detection.witnesses_min)
             and self.clock.now() - self._remembered.get(host, -math.inf) < pause_s
+            and all(self.over.over(host, plane) for plane in self.policy.hosts[host].planes)
         ):
             return self.random.uniform(low_s, pause_s)
         return self.random.uniform(low_s, max(high_s, len(self.policy.hosts) * detection.probes / FIRST_PROBES_PER_S))
@@ -464,6 +492,18 @@ class Lookout:
         at = self.clock.now() + pause_s
         self._probe_at[host] = at
         heapq.heappush(self._probes, (at, host))
+
+    def _note_reached(self, obs: ProbeAnswered) -> None:
+        """Who got a signed answer may deny the host later, over the planes over which it came."""
+        if obs.over:
+            self.over.note(obs.host, obs.witness, obs.over, obs.at)
+            record = self._state().hosts.get(obs.host)
+            noted = record.witnesses_over if record is not None else {}
+            if any(a is Answer.SIGNED and p != MANAGEMENT and p not in noted for p, a in obs.over.items()):
+                self._note_witnesses(obs.host)
+        if obs.over.get(MANAGEMENT, obs.answer) is Answer.SIGNED:
+            self.reached.setdefault(obs.host, {})[obs.witness] = obs.at
+            self._note_first_witnesses(obs.host)
 
     def _note_first_witnesses(self, host: str) -> None:
         """The first few are kept at once: a crash soon after them must not leave a host of which nobody may speak."""
@@ -485,13 +525,18 @@ class Lookout:
         if not self._leading():
             return
         changed: dict[str, tuple[str, ...]] = {}
+        changed_over: dict[str, dict[str, tuple[str, ...]]] = {}
         for host in hosts:
             record, since = self._state().hosts.get(host), now - self._detection(host).witness_fresh_s
             names = tuple(sorted(w for w, at in self.reached.get(host, {}).items() if at >= since))
             if record is not None and names and names != record.witnesses:
                 changed[host] = names
-        if changed:
-            self._tell(WitnessesSeen(witnesses=changed))
+            policy = self.policy.hosts.get(host)
+            over = self.over.since(host, policy.planes if policy else (), since)
+            if record is not None and over != record.witnesses_over:
+                changed_over[host] = over
+        if changed or changed_over:
+            self._tell(WitnessesSeen(witnesses=changed, over=changed_over))
 
     def _volunteers(self, target: str, count: int) -> Sequence[str]:
         """Fresh hosts that follow the target in the ring, other failure domains first."""
@@ -517,3 +562,9 @@ class Lookout:
             self._wait_for(host)
         self._counted = None
         self._given.clear()
+
+
+def _without(eligible: tuple[str, ...], mute: Container[str], detection: Detection) -> tuple[str, ...]:
+    """Who could not ask in the last round is left out, where enough others are there."""
+    asked = tuple(w for w in eligible if w not in mute)
+    return asked if len(asked) >= detection.witnesses_min else eligible

@@ -31,5 +31,6 @@ def summaries(engine: Engine, certificate_days: Mapping[str, float] | None = Non
             witnesses=engine.witnesses(host),
             gate=gate,
             certificate_days=days.get(host),
+            planes_lost=engine.lookout.planes_lost(host),
         )
     return result

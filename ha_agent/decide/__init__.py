@@ -93,6 +93,8 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
         case WitnessesSeen():
             for host, names in event.witnesses.items():
                 turn.put_host(host, witnesses=names)
+            for host, by_plane in event.over.items():
+                turn.put_host(host, witnesses_over=by_plane)
         case GuestFault():
             guests.on_fault(turn, event)
         case Resumed():

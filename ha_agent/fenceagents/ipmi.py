@@ -14,9 +14,11 @@ from ha_agent.errors import DriverError, HaAgentError, UsageError
 from ha_agent.fenceagents import secrets
 from ha_agent.fenceagents.options import Option, Options, Problem
 from ha_agent.fenceagents.run import ACTION, OFF, OK, VERBOSE, Agent, Answer, World, main
+from ha_agent.fencing.drivers import Connection
 from ha_agent.fencing.topology import IPMI_NAME_MAX
 from ha_agent.fencing.topology import Device as Address
-from ha_agent.fencing.worker import Attempt, Connection, Line, OutOfTime, Request
+from ha_agent.fencing.window import Window
+from ha_agent.fencing.worker import Attempt, Line, Request
 from ha_agent.model import Power, Reading
 
 Op = Literal["read", "off", "on"]
@@ -37,6 +39,13 @@ OPTIONS = (
         choices=("operator", "administrator"),
         default="administrator",
         help="The privilege to log in with",
+    ),
+    Option(
+        name="cipher",
+        letter="C",
+        kind="select",
+        choices=("17", "3"),
+        help="The only cipher suite to use; by itself it takes 17, and 3 where the BMC refuses that",
     ),
     Option(name="machine", help="The GUID that the BMC must report; nothing is switched at any other machine's"),
     Option(
@@ -75,11 +84,8 @@ def connect(request: Request, password: bytes, world: World) -> Connection:
     """The BMC; nothing is sent yet."""
     from ha_agent.fencing.ipmi import IpmiDevice  # slow to load, and not needed for metadata
 
-    def may_send(changes: bool) -> None:
-        if world.clock.now() > (min(request.act_by, request.until) if changes else request.until):
-            raise OutOfTime(f"timed out: no answer in time from {request.device.address}:{request.device.port}")
-
-    return IpmiDevice(request.device, password, may_send)
+    window = Window(world.clock, request.act_by, request.until, request.device.where)
+    return IpmiDevice(request.device, password, window)
 
 
 def act(action: str, options: Options, world: World, connect: Connect = connect) -> Answer:
@@ -117,7 +123,7 @@ def _attempt(op: Op, options: Options, password: bytes, world: World, connect: C
             address=options.text("ip"),
             port=options.number("ipport"),
             username=options.text("username"),
-            options={"privilege": options.text("privlvl")},
+            options={"privilege": options.text("privlvl"), "cipher": options.text("cipher")},
         ),
         act_by=act_by,
         until=act_by if op == "read" else act_by + options.seconds("power_timeout"),

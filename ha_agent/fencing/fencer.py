@@ -57,7 +57,7 @@ class WorkerFencer:
         self._gap_s = gap_s
         self._poll_s = poll_s
         self._checks = asyncio.Semaphore(checks)
-        self._pool = pool or WorkerPool()
+        self._pool = pool or WorkerPool(drivers=topology.drivers)
         self._acting: dict[str, asyncio.Lock] = {}
         self._attempts: dict[str, set[asyncio.Task[list[Reading]]]] = {}
         self._closed = False
@@ -75,6 +75,7 @@ class WorkerFencer:
     def set_topology(self, topology: Topology) -> None:
         """Other devices, from the next attempt on."""
         self._topology = topology
+        self._pool.drivers = topology.drivers
 
     def levels(self, host: str) -> int:
         """How many levels the host has."""

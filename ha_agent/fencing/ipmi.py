@@ -16,7 +16,9 @@ from pyghmi.ipmi.private.constants import rmcp_codes
 from pyghmi.ipmi.private.session import Session
 
 from ha_agent.errors import DriverError, Unanswered
+from ha_agent.fencing.secret import secret
 from ha_agent.fencing.topology import Device
+from ha_agent.fencing.window import Window
 from ha_agent.model import Power
 
 # (network function, command), IPMI 2.0 appendix G
@@ -25,9 +27,14 @@ CHASSIS_CONTROL = (0x00, 0x02)
 SYSTEM_GUID = (0x06, 0x37)
 POWER_OFF, POWER_ON = 0, 1
 PRIVILEGES = {"operator": 3, "administrator": 4}
+KEY_MAX = 20  # bytes of a password or a Kg, IPMI 2.0 table 22-30
 
 FIRST_RETRY_S = 0.5  # then +1 s each; a BMC that never answers is given up after 4 s (pyghmi by itself: 4.3 to 5.9)
+REUSED_MAX_S = 1  # a session that was kept is given up after the first silence: a fresh login tells more than patience
 RETRY_MAX_S = 2  # a BMC that stops answering after the login is given up after 3 to 4 s (pyghmi by itself: up to 30)
+
+NO_CIPHER = rmcp_codes[0x11]
+CIPHERS = {"": "neither cipher suite 17 nor 3", "17": "no cipher suite 17", "3": "no cipher suite 3"}
 
 # pyghmi's own words, and RMCP's, to ours
 _PASSWORD = ("Incorrect password", rmcp_codes[0x0F])
@@ -37,17 +44,28 @@ _CIPHER = (*(rmcp_codes[code] for code in (0x04, 0x05, 0x06, 0x10, 0x11)), "MD5 
 
 
 class _Session(Session):  # type: ignore[misc]  # pyghmi has no types
-    """A session whose tries are counted, and which sends nothing that `may_send` forbids, no repetition either."""
+    """A session whose tries are counted, and which sends nothing that `may_send` forbids, no repetition either. `cipher`: the one
+    suite to use, 17 or 3; empty: 17, and 3 where the BMC refuses that. pyghmi knows no others."""
 
-    def __new__(cls, may_send: Callable[[], None], **login: Any) -> _Session:
+    def __new__(cls, may_send: Callable[[], None], cipher: str, **login: Any) -> _Session:
         session: _Session = super().__new__(cls, **login)
-        session.may_send = may_send
+        session.may_send, session.cipher = may_send, cipher
         return session
 
-    def __init__(self, may_send: Callable[[], None], **login: Any) -> None:
+    def __init__(self, may_send: Callable[[], None], cipher: str, **login: Any) -> None:
         super().__init__(**login)
 
     may_send: Callable[[], None]
+    cipher: str
+    patience_s = RETRY_MAX_S
+
+    def _open_rmcpplus_request(self) -> None:
+        if self.cipher == "3":
+            self.attemptedhash = 1
+        elif self.cipher == "17" and self.attemptedhash == 1:  # pyghmi would go down to SHA-1 now
+            self.onlogon({"error": NO_CIPHER})
+            return
+        super()._open_rmcpplus_request()
 
     def _initsession(self) -> None:
         super()._initsession()
@@ -61,7 +79,7 @@ class _Session(Session):  # type: ignore[misc]  # pyghmi has no types
 
     def raw_command(self, *args: Any, **options: Any) -> Any:
         # Logged in: no second login behind our back, and a short patience. pyghmi sets both anew at each login.
-        self.logontries, self.maxtimeout = 0, RETRY_MAX_S
+        self.logontries, self.maxtimeout = 0, self.patience_s
         return super().raw_command(*args, **options)
 
     def _xmit_packet(self, *args: Any, **options: Any) -> None:
@@ -83,16 +101,44 @@ _SILENCE = {
 
 
 class IpmiDevice:
-    """A PowerDevice. `may_send(changes)` is asked immediately before each packet, whether it may still go out, and
-    raises Unanswered if not; `changes`: it belongs to an off or on."""
+    """A PowerDevice. `window` is asked immediately before each packet whether it may still go out. `kg`: the BMC's own key, None
+    where it has none. Options: `privilege`, `cipher`, `kg_file`."""
 
-    def __init__(self, device: Device, password: bytes, may_send: Callable[[bool], None]) -> None:
+    def __init__(self, device: Device, password: bytes, window: Window, kg: bytes | None = None) -> None:
         self._device = device
         self._password = password
-        self._may_send = may_send
+        self._window = window
+        self._kg = kg
         self._changing = False
+        self._reused = False
         self._session: _Session | None = None
-        self._where = f"{device.address}:{device.port}"
+        self._where = device.where
+
+    @classmethod
+    def of(cls, device: Device, window: Window) -> IpmiDevice:
+        """Raises DriverError where a secret cannot be read, or is none for IPMI."""
+        password = secret(device.password_file)
+        if len(password) > KEY_MAX:
+            raise DriverError(
+                f"the password in {device.password_file} is longer than {KEY_MAX} bytes, which IPMI does not know"
+            )
+        file = device.options.get("kg_file", "")
+        return cls(device, password, window, _kg(file) if file else None)
+
+    def again(self, window: Window) -> bool:
+        """Whether the session can serve another read, which has this window: it stands, and the password file still holds what it
+        was opened with."""
+        self._window = window
+        if self._session is None or self._device.options.get("kg_file"):
+            return False
+        try:
+            if secret(self._device.password_file) != self._password:
+                return False
+        except DriverError:
+            return False
+        self._session.patience_s, self._session.timeout = REUSED_MAX_S, FIRST_RETRY_S
+        self._reused = True
+        return True
 
     def read(self) -> Power:
         """The power state, observed now. Raises DriverError, Unanswered."""
@@ -144,18 +190,20 @@ class IpmiDevice:
         try:
             privilege = PRIVILEGES[self._device.options.get("privilege", "administrator")]
             self._session = _Session(
-                lambda: self._may_send(self._changing),
+                lambda: self._window.check(changes=self._changing),
+                self._device.options.get("cipher", ""),
                 bmc=self._device.address,
                 userid=self._device.username.encode(),
                 password=self._password,
                 port=self._device.port,
                 privlevel=privilege,
+                kg=self._kg,
             )
         except socket.gaierror as error:
             raise DriverError(
                 f"unreachable: the address {self._device.address} cannot be resolved ({error.strerror})"
             ) from None
-        except Unanswered:  # `may_send` forbade it
+        except Unanswered:  # the window forbade it
             raise
         except Exception as error:  # pyghmi raises whatever broke; at login nothing was changed
             raise DriverError(self._login_failed(error)) from None
@@ -165,13 +213,16 @@ class IpmiDevice:
         session = self._login()
         try:
             answer = session.raw_command(netfn=netfn, command=command, data=data)
-        except Unanswered:  # `may_send` forbade it
+        except Unanswered:  # the window forbade it
             self._session = None
             raise
         except Exception:  # pyghmi's silence ends in any of several exceptions
             answer = None
         if answer is None or "command" not in answer:
             self._session = None
+            if self._reused and not self._changing:  # the BMC forgot it: log in anew, and ask again
+                self._reused = False
+                return self._request(netfn, command, *data)
             raise Unanswered(f"session lost: no answer any more from {self._where}")
         if answer["code"]:
             reason = answer.get("error") or f"completion code 0x{answer['code']:02x}"
@@ -187,10 +238,25 @@ class IpmiDevice:
             return f"wrong user: {where} knows no user {user}"
         if any(word in said for word in _PRIVILEGE):
             return f"login refused: {user} at {where} lacks the privilege: raise it, or set the option privilege"
+        if "Kg" in said:
+            return f"wrong Kg for {where}: correct the option kg_file, or remove it where the BMC has none"
         if any(word in said for word in _CIPHER):
-            return f"login refused: {where} accepts neither cipher suite 17 nor 3: enable one of them"
+            return f"login refused: {where} accepts {CIPHERS[self._device.options.get('cipher', '')]}: enable it there"
         if any(said.startswith(words) for words in (*_SILENCE.values(), "unreachable")):
             return f"{said} {where}"
         if said.strip() in ("", "None"):
             return f"unreachable: no answer from {where}"
         return f"login refused: {where} says: {said[:200]}"
+
+
+def _kg(file: str) -> bytes:
+    """The BMC's key: as it is, or `0x` and hexadecimal digits. Raises DriverError."""
+    kg = secret(file, "Kg")
+    if kg.startswith(b"0x"):
+        try:
+            kg = bytes.fromhex(kg[2:].decode())
+        except ValueError:
+            raise DriverError(f"the Kg file {file} begins with 0x, but is not hexadecimal: correct it") from None
+    if len(kg) > KEY_MAX:
+        raise DriverError(f"the Kg in {file} is longer than {KEY_MAX} bytes, which IPMI does not know")
+    return kg

@@ -13,13 +13,15 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 
 from ha_agent.errors import DriverError
+from ha_agent.fencing import below
+from ha_agent.fencing.topology import Device
 from ha_agent.fencing.worker import Line, Request
 
 T = TypeVar("T")
@@ -52,6 +54,7 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.served = 0
+        self.device: Device | None = None  # that it served last
 
     @property
     def pid(self) -> int:
@@ -65,6 +68,7 @@ class Worker:
         """Hands the request over. Raises DriverError where the process is gone."""
         assert self._process.stdin is not None
         self.served += 1
+        self.device = request.device
         try:
             self._process.stdin.write(msgspec.json.encode(request) + b"\n")
             await self._process.stdin.drain()
@@ -80,21 +84,38 @@ class Worker:
             return None
 
     async def kill(self) -> None:
-        """Dead and waited for when this returns, also when it is cancelled. SIGKILL ends a frozen process too."""
+        """Dead and waited for when this returns, also when it is cancelled, and with it whatever it started. SIGKILL ends a
+        frozen process too."""
         if self.alive:
+            await certainly(self._kill_below())
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
         if self._process.stdin is not None:
             self._process.stdin.close()
         await certainly(self._process.wait())
 
+    async def _kill_below(self) -> None:
+        """First what it started: once it is dead itself, nobody could find that any more. It is stopped meanwhile, so that it
+        starts nothing new."""
+        if not below.living(self.pid):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGSTOP)
+        for _ in range(below.ROUNDS):
+            if not (self.alive and below.strike(self.pid)):
+                return
+            await asyncio.sleep(below.PAUSE_S)
+
 
 class WorkerPool:
     """`idle`: how many wait ready. `looks`, `acts`: how many may run at once that only read, and that switch;
     separate, so that hung reads never keep an off waiting. `starts`: how many start at once (importing takes processor
-    time)."""
+    time). `drivers`: that a worker loads when it starts, so that no attempt waits for it; others when they are first used."""
 
-    def __init__(self, idle: int = 2, looks: int = 32, acts: int = 64, starts: int = 4) -> None:
+    def __init__(
+        self, idle: int = 2, looks: int = 32, acts: int = 64, starts: int = 4, drivers: Iterable[str] = ("ipmi",)
+    ) -> None:
+        self.drivers = tuple(drivers)
         self._target = idle
         self._idle: deque[Worker] = deque()
         self._slots: dict[Use, asyncio.Semaphore] = {"look": asyncio.Semaphore(looks), "act": asyncio.Semaphore(acts)}
@@ -148,7 +169,7 @@ class WorkerPool:
     async def _take(self, request: Request) -> Worker:
         while True:
             waited = bool(self._idle)
-            worker = self._idle.popleft() if waited else await self._spawn()
+            worker = self._waiting(request) if waited else await self._spawn()
             taken = False
             try:
                 if worker.alive:
@@ -164,6 +185,17 @@ class WorkerPool:
                 return worker
             if not waited:  # a fresh one: another would fare no better
                 raise DriverError("the fencing worker died before it took the request")
+
+    def _waiting(self, request: Request) -> Worker:
+        """Of those that wait, the one that read this device last and may still have its session; else one without any; else the
+        one that waits longest."""
+        for wanted in (request.device, None):
+            if request.op == "read" or wanted is None:
+                for worker in self._idle:
+                    if worker.device == wanted:
+                        self._idle.remove(worker)
+                        return worker
+        return self._idle.popleft()
 
     async def _spawn(self) -> Worker:
         async with self._starting:
@@ -198,6 +230,7 @@ class WorkerPool:
                 "-m",
                 "ha_agent.fencing.worker",
                 str(os.getpid()),
+                *self.drivers,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=LINE_MAX,

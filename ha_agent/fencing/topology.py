@@ -8,7 +8,7 @@ import msgspec
 
 from ha_agent.model import Value
 
-DRIVERS = frozenset({"ipmi", "manual"})
+DRIVERS = frozenset({"ipmi", "redfish", "fence_agent", "manual"})
 # IPMI 2.0 table 13-11: the name field of RAKP message 1.
 IPMI_NAME_MAX = 16
 IPMI_PRIVILEGES = frozenset({"operator", "administrator"})
@@ -20,7 +20,8 @@ Problem = tuple[str, str, str]
 class Device(Value, frozen=True):
     """One fencing device of one host. The secret is not here: `password_file` is read by the worker at each use, so
     that a changed password works at once and no value, log or error of the controller can hold it. `plug`: which
-    outlet, where a device has many."""
+    outlet, or which system, where a device has many. `agent`: of the driver fence_agent, its name or path. `options`: what
+    the driver understands; docs/fencing.md lists them."""
 
     name: str
     driver: str = "ipmi"
@@ -29,7 +30,16 @@ class Device(Value, frozen=True):
     username: str = ""
     password_file: str = ""
     plug: str = ""
+    agent: str = ""
     options: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """How errors name the device: its address and port, or its agent and what it was told."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        place = f"{address}:{self.port}" if address and self.port else address
+        plug = f"plug {self.plug}" if self.plug else ""
+        return " ".join(part for part in (self.agent.rpartition("/")[2], place, plug) if part)
 
 
 class Topology(Value, frozen=True):
@@ -45,6 +55,11 @@ class Topology(Value, frozen=True):
         """The devices of one level, counted from 0; none where there is no such level."""
         levels = self.of(host)
         return levels[level] if 0 <= level < len(levels) else ()
+
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """Those that some device needs."""
+        return tuple(sorted({d.driver for levels in self.levels.values() for level in levels for d in level}))
 
 
 def problems(topology: Topology) -> list[Problem]:
@@ -73,15 +88,17 @@ def _of_level(field: str, level: tuple[Device, ...]) -> Iterator[Problem]:
 def _of_device(field: str, device: Device) -> Iterator[Problem]:
     if device.driver not in DRIVERS:
         yield f"{field}.driver", f"there is no driver {device.driver!r}", f"use one of {', '.join(sorted(DRIVERS))}"
-    if device.driver != "ipmi":
+    if device.driver == "fence_agent" and not device.agent:
+        yield f"{field}.agent", "missing", "name the program, e.g. fence_apc, or give its absolute path"
+    if device.driver not in ("ipmi", "redfish"):
         return
     if not device.address:
         yield f"{field}.address", "missing", "give the BMC's address or name"
     if not 0 < device.port < 65536:
-        yield f"{field}.port", f"{device.port} is no UDP port", "use a number from 1 to 65535 (IPMI: 623)"
+        yield f"{field}.port", f"{device.port} is no port", "use a number from 1 to 65535 (IPMI: 623, Redfish: 443)"
     if not device.username:
         yield f"{field}.username", "missing", "give the BMC user that may switch power"
-    if len(device.username.encode()) > IPMI_NAME_MAX:
+    if device.driver == "ipmi" and len(device.username.encode()) > IPMI_NAME_MAX:
         yield (
             f"{field}.username",
             f"longer than {IPMI_NAME_MAX} bytes",

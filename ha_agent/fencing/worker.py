@@ -1,6 +1,6 @@
 """The process in which one attempt on one fencing device happens, so that it can be killed at any moment.
 
-Started as `python -m ha_agent.fencing.worker PARENT_PID`. Requests arrive on stdin and lines leave on stdout, both
+Started as `python -m ha_agent.fencing.worker PARENT_PID [DRIVER…]`, the drivers to load at once. Requests arrive on stdin and lines leave on stdout, both
 JSON, one a line. The secret is read here, from the device's password file: it never crosses a process, an argument
 list or an environment. The worker dies with its parent. It looks at the clock immediately before every packet of an
 off or on, so that one which was frozen and thawed sends nothing late.
@@ -8,26 +8,27 @@ off or on, so that one which was frozen and thawed sends nothing late.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import signal
+import select
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal
 
 import msgspec
 
 from ha_agent.errors import DriverError, Unanswered
+from ha_agent.fencing import below, drivers
+from ha_agent.fencing.drivers import Connection, Reusable
 from ha_agent.fencing.topology import Device
+from ha_agent.fencing.window import OutOfTime, Time, Window
 from ha_agent.model import Power, Reading, Value
-from ha_agent.ports import PowerDevice
 
-SECRET_MAX = 4096
 REQUEST_MAX = 65536
-PR_SET_PDEATHSIG = 1
+CLOSE_S = 1.0
+KEEP_S = 20.0  # BMCs forget a silent session after 60 s, and have few
+SLOWER_MAX = 3  # a failing device is looked at up to eight times more slowly
 
 
 class Request(Value, frozen=True):
@@ -54,20 +55,6 @@ class Line(Value, frozen=True):
     reading: Reading | None = None
 
 
-class Connection(PowerDevice, Protocol):
-    """A PowerDevice that can be closed."""
-
-    def close(self) -> None: ...
-
-
-class Time(Protocol):
-    """The clock of an attempt. `now`: CLOCK_BOOTTIME seconds."""
-
-    def now(self) -> float: ...
-    def wall(self) -> float: ...
-    def sleep(self, seconds: float) -> None: ...
-
-
 class _Boottime:
     def now(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -77,11 +64,6 @@ class _Boottime:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
-
-
-class OutOfTime(Unanswered):
-    """The clock forbids the next packet. Not a DriverError: it may be the repetition of one that was sent in time
-    (S9)."""
 
 
 class Attempt:
@@ -111,7 +93,7 @@ class Attempt:
             return str(error)
 
     def _doing(self, text: str) -> None:
-        self._at = f"{text} ({self._request.device.address}:{self._request.device.port})"
+        self._at = f"{text} ({self._request.device.where})"
         self._tell(Line(kind="doing", text=self._at))
 
     def _identify(self) -> None:
@@ -146,9 +128,10 @@ class Attempt:
     def _watch(self, wanted: Power, started: float) -> str:
         """Reads until it reads as wanted (off: twice, `gap_s` apart, and nothing else between), or until the end."""
         first: float | None = None
-        others = 0
+        others = failed = 0
         while True:
             reading = self._look()
+            failed = failed + 1 if reading is None else 0
             if reading is None:
                 first = None
             elif reading.power is wanted:
@@ -159,10 +142,11 @@ class Attempt:
                 first, others = None, others + 1
                 if self._refused and others >= 2:
                     return self._refused
-            # Off is read the second time as soon as that counts, anything else at the pace of the poll.
-            pause = (
-                self._request.poll_s if first is None else max(first + self._request.gap_s - self._clock.now(), 0.01)
-            )
+            # Off is read the second time as soon as that counts, anything else at the pace of the poll; a device that fails
+            # more slowly, for after a few wrong logins many lock the user out.
+            pause = self._request.poll_s * 2 ** min(failed, SLOWER_MAX)
+            if first is not None:
+                pause = max(first + self._request.gap_s - self._clock.now(), 0.01)
             if self._clock.now() + pause >= self._request.until:
                 return (
                     self._refused
@@ -186,48 +170,59 @@ class Attempt:
         return reading
 
 
-def secret(path: str) -> bytes:
-    """The content of a password file without its line end. Raises DriverError."""
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(SECRET_MAX + 1).rstrip(b"\r\n")
-    except OSError as error:
-        raise DriverError(
-            f"the password file {path} cannot be read ({error.strerror}): correct its path or its rights"
-        ) from None
-    if not content or len(content) > SECRET_MAX:
-        raise DriverError(
-            f"the password file {path} is {'too long' if content else 'empty'}: put the password in its only line"
-        )
-    return content
+class Sessions:
+    """The session of the last read, kept a little while for the next read of the same device: while servers move, a device is read
+    again and again. An off or on always begins with a login of its own."""
 
+    def __init__(self, clock: Time, connect: Callable[[Device, Window], Connection] = drivers.connect) -> None:
+        self._clock = clock
+        self._new = connect
+        self._kept: tuple[Device, Connection] | None = None
 
-def serve(request: Request, tell: Callable[[Line], None], clock: Time) -> str:
-    """Carries one request out. Returns the error, empty if there is none."""
+    @property
+    def kept(self) -> bool:
+        return self._kept is not None
 
-    device = request.device
+    def drop(self) -> None:
+        """Ends the session that is kept."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            device, connection = kept
+            if isinstance(connection, Reusable):  # a window to say good-bye in: that of its last read is over
+                connection.again(Window(self._clock, 0.0, self._clock.now() + CLOSE_S, device.where))
+            connection.close()
 
-    def may_send(changes: bool) -> None:
-        if clock.now() > (min(request.act_by, request.until) if changes else request.until):
-            raise OutOfTime(f"timed out: no answer in time from {device.address}:{device.port}")
+    def serve(self, request: Request, tell: Callable[[Line], None]) -> str:
+        """Carries one request out. Returns the error, empty if there is none."""
+        window = Window(self._clock, request.act_by, request.until, request.device.where)
+        try:
+            connection = self._connect(request, window)
+        except DriverError as error:
+            return str(error)
+        said = "the driver failed"
+        try:
+            said = Attempt(request, connection, tell, self._clock).run()
+        finally:
+            if request.op == "read" and not said and isinstance(connection, Reusable):
+                self._kept = (request.device, connection)
+            else:
+                connection.close()
+        return said
 
-    try:
-        if device.driver != "ipmi":
-            raise DriverError(f"there is no driver {device.driver}")
-        from ha_agent.fencing.ipmi import IpmiDevice
-
-        connection = IpmiDevice(device, secret(device.password_file), may_send)
-    except DriverError as error:
-        return str(error)
-    try:
-        return Attempt(request, connection, tell, clock).run()
-    finally:
-        connection.close()
+    def _connect(self, request: Request, window: Window) -> Connection:
+        if self._kept is not None:
+            device, connection = self._kept
+            same = request.op == "read" and device == request.device
+            if same and isinstance(connection, Reusable) and connection.again(window):
+                self._kept = None
+                return connection
+            self.drop()
+        return self._new(request.device, window)
 
 
 def _die_with(parent: int) -> None:
     """No worker outlives the controller: the kernel kills it with its parent."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    below.die_with_parent()
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
 
@@ -235,26 +230,35 @@ def _die_with(parent: int) -> None:
 def main() -> None:
     """Serves requests until stdin ends."""
     _die_with(int(sys.argv[1]))
+    below.adopt_orphans()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the secret
-    import ha_agent.fencing.ipmi  # noqa: F401  # the slow import, before there is a request
+    drivers.load(sys.argv[2:])  # the slow imports, before there is a request
 
     output: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
     quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)  # pyghmi prints
+    os.dup2(quiet, 1)  # libraries print
     os.dup2(quiet, 2)
 
     def tell(line: Line) -> None:
         output.write(msgspec.json.encode(line) + b"\n")
 
     tell(Line(kind="ready"))
-    while line := sys.stdin.buffer.readline(REQUEST_MAX):
+    sessions = Sessions(_Boottime())
+    while True:
+        # The controller waits for an answer before it asks again, so that nothing waits in our own buffer.
+        if sessions.kept and not select.select([sys.stdin], [], [], KEEP_S)[0]:
+            sessions.drop()
+        line = sys.stdin.buffer.readline(REQUEST_MAX)
+        if not line:
+            break
         request = msgspec.json.decode(line, type=Request)
         tell(Line(kind="taken"))
         try:
-            error = serve(request, tell, _Boottime())
+            error = sessions.serve(request, tell)
         except Exception as broken:  # its text might hold anything, so only its kind is told
             error = f"the driver failed: {type(broken).__name__}"
         tell(Line(kind="end", text=error))
+    sessions.drop()
 
 
 if __name__ == "__main__":

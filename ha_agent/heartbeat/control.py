@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from ha_agent.errors import DriverError, ProtocolError, UsageError
+from ha_agent.errors import DriverError, ProtocolError, Unanswered, UsageError
 from ha_agent.model import Value
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_LINE = 64 * 1024
 MAX_CLIENTS = 32
 ASK_S = 10.0
+CONNECT_S = 2.0
 
 
 class Line(Value, frozen=True, kw_only=True, tag=True):
@@ -152,7 +153,7 @@ class ControlServer:
             return Failure(error=f"uid {uid} may not open the gate", hint="run it as root")
         try:
             await self._gate.override(uid, pid, ask.reason)
-        except DriverError as error:
+        except (DriverError, Unanswered) as error:
             return Failure(error=str(error), hint="look at the remote's state directory")
         return GateState(open=True, boot_id=self._gate.boot_id)
 
@@ -213,6 +214,7 @@ def _peer(writer: asyncio.StreamWriter) -> tuple[int, int, int]:
 def _bind(path: Path) -> socket.socket:
     """A socket at `path`, 0660 before anybody can connect. A dead one of an earlier run is replaced, a live one is not."""
     sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(CONNECT_S)  # another remote may be there and hang
     try:
         if path.is_socket():
             try:

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 ACCEPTS_S = 1000.0
 ACCEPTS_BURST = 100
 PAUSE_S = 0.02
+IP_FREEBIND, IPV6_FREEBIND = (socket.IPPROTO_IP, 15), (socket.IPPROTO_IPV6, 78)  # ip(7); Python does not name them
 MAX_PER_PEER = 8  # connections of one identity: a stolen key must not fill the house
 
 Serve = Callable[[Channel, wire.Hello], Awaitable[None]]
@@ -211,12 +212,14 @@ async def _refuse(channel: Channel, reason: str) -> None:
     await channel.close()
 
 
-def listen(address: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError."""
+def listen(address: str, port: int, *, absent_too: bool = False) -> socket.socket:
+    """A listening socket. `absent_too`: an address that this machine does not have yet is waited for. Raises UsageError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if absent_too:
+            listener.setsockopt(*(IPV6_FREEBIND if family == socket.AF_INET6 else IP_FREEBIND), 1)
         listener.bind((address, port))
         listener.listen(512)
         listener.setblocking(False)

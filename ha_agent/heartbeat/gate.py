@@ -12,14 +12,16 @@ from pathlib import Path
 
 import msgspec
 
-from ha_agent.errors import DriverError, HaAgentError, UsageError
+from ha_agent.errors import DriverError, HaAgentError, Unanswered, UsageError
 from ha_agent.heartbeat import control
+from ha_agent.heartbeat.aside import Aside
 from ha_agent.heartbeat.files import append_durably, write_durably
 from ha_agent.model import Value
 from ha_agent.ports import Clock
 
 STATE = "gate.json"
 AUDIT = "gate-audit.jsonl"
+STORE_S = 8.0  # less than a client of the socket waits for its answer
 
 
 class Cleared(Value, frozen=True, kw_only=True):
@@ -42,23 +44,33 @@ class Override(Value, frozen=True, kw_only=True):
 
 
 class Gate:
-    """The gate of one host. `boot_id`: of this boot. The files are in `directory`."""
+    """The gate of one host, closed until `recall` has found otherwise. `boot_id`: of this boot. The files are in `directory`; a disk that
+    hangs keeps the gate as it is, and stops nothing else. `recalled`: whether the files have been looked at."""
 
     def __init__(self, directory: Path, boot_id: str, clock: Clock) -> None:
         self.boot_id = boot_id
         self.waiting = 0  # how many starts of nova-compute wait
+        self.recalled = False
         self._directory = directory
         self._clock = clock
         self._writing = asyncio.Lock()
         self._opened = asyncio.Event()
-        cleared = self._read()
-        if cleared is not None and cleared.boot_id == boot_id:
-            self._opened.set()
+        self._aside = Aside("gate")
 
     @property
     def is_open(self) -> bool:
         """Whether nova-compute may start."""
         return self._opened.is_set()
+
+    async def recall(self) -> None:
+        """Reads what is stored, however long that takes; makes the directory where there is none. Raises UsageError where it cannot."""
+        try:
+            cleared = await self._aside.run(self._read, None)
+        except OSError as error:
+            raise UsageError(f"{self._directory} cannot be made: {error.strerror or error}") from None
+        self.recalled = True
+        if cleared is not None and cleared.boot_id == self.boot_id:
+            self._opened.set()
 
     async def wait(self) -> None:
         """Returns when the gate is open, whenever that is."""
@@ -69,31 +81,39 @@ class Gate:
             self.waiting -= 1
 
     async def open(self, boot_id: str, by: str) -> None:
-        """Opens it for `boot_id`; on disk when it returns. Raises DriverError: another boot, or it cannot be stored."""
+        """Opens it for `boot_id`; on disk when it returns. Raises DriverError: another boot, or it cannot be stored. Raises Unanswered
+        where the disk takes too long: whether it will be stored is unknown, and it stays closed."""
         if boot_id != self.boot_id:
             raise DriverError(f"this host is in boot {self.boot_id}, not in {boot_id}")
         cleared = Cleared(boot_id=boot_id, by=by, wall=self._clock.wall())
         async with self._writing:
             if self.is_open:
                 return
+            state = msgspec.json.encode(cleared)
             try:
-                # In a thread: a disk that hangs must not stop the heartbeats.
-                await asyncio.to_thread(write_durably, self._directory / STATE, msgspec.json.encode(cleared), 0o640)
+                await self._aside.run(lambda: write_durably(self._directory / STATE, state, 0o640), STORE_S)
+            except TimeoutError:
+                raise Unanswered(f"the gate's state is not stored after {STORE_S:g} s: the disk hangs") from None
             except OSError as error:
-                raise DriverError(f"the gate's state cannot be stored: {error.strerror}") from None
+                raise DriverError(f"the gate's state cannot be stored: {error.strerror or error}") from None
             self._opened.set()
 
     async def override(self, uid: int, pid: int, reason: str) -> None:
-        """A person opens it. First the audit, then the gate. Raises DriverError where either cannot be stored."""
-        line = Override(uid=uid, pid=pid, reason=reason, boot_id=self.boot_id, wall=self._clock.wall())
+        """A person opens it. First the audit, then the gate. Raises DriverError where either cannot be stored, Unanswered as `open`."""
+        line = msgspec.json.encode(
+            Override(uid=uid, pid=pid, reason=reason, boot_id=self.boot_id, wall=self._clock.wall())
+        )
         try:
-            await asyncio.to_thread(append_durably, self._directory / AUDIT, msgspec.json.encode(line), 0o640)
+            await self._aside.run(lambda: append_durably(self._directory / AUDIT, line, 0o640), STORE_S)
+        except TimeoutError:
+            raise Unanswered(f"the override is not audited after {STORE_S:g} s: the disk hangs") from None
         except OSError as error:
-            raise DriverError(f"the override cannot be audited: {error.strerror}") from None
+            raise DriverError(f"the override cannot be audited: {error.strerror or error}") from None
         await self.open(self.boot_id, f"uid {uid}")
 
     def _read(self) -> Cleared | None:
-        """What is stored. A file that cannot be read opens nothing."""
+        """What is stored, None where a file cannot be read: it opens nothing. Raises OSError where there can be no directory."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o750)
         try:
             return msgspec.json.decode((self._directory / STATE).read_bytes(), type=Cleared)
         except (OSError, msgspec.DecodeError):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+from msgspec import UNSET
 
 from ha_agent.errors import DriverError, ProtocolError, Unanswered
 from ha_agent.heartbeat import wire
@@ -24,10 +27,23 @@ T = TypeVar("T", bound=wire.Frame)
 
 
 class Endpoint(Value, frozen=True, kw_only=True):
-    """Where a host's remote listens. `address`: better an IP address than a name, which must be looked up while things fail."""
+    """Where a host's remote listens. `address`: better an IP address than a name, which must be looked up while things fail. `planes`: its
+    addresses on planes beside that of management: heartbeats do not use them, whoever is asked to reach the host does."""
 
     address: str
     port: int = 7420
+    planes: dict[str, str] = {}
+
+    def probe(self, target: str, nonce: str, deadline_s: float) -> wire.Probe:
+        """The question whether it can be reached there."""
+        return wire.Probe(
+            target=target,
+            address=self.address,
+            port=self.port,
+            nonce=nonce,
+            deadline_s=min(deadline_s, 60.0),
+            planes=self.planes or UNSET,
+        )
 
 
 class MonitorOptions(Value, frozen=True, kw_only=True):
@@ -211,10 +227,7 @@ class Link:
         loop = asyncio.get_running_loop()
         if key in self._probes:
             return  # its answer is on the way already
-        frame = wire.Probe(
-            target=target, address=endpoint.address, port=endpoint.port, nonce=nonce, deadline_s=min(deadline_s, 60.0)
-        )
-        asked = len(self._probes) < MAX_REQUESTS and self._try_send(frame)
+        asked = len(self._probes) < MAX_REQUESTS and self._try_send(endpoint.probe(target, nonce, deadline_s))
         # The witness uses all of the deadline; its answer needs a moment to come back.
         wait_s = deadline_s + 0.5 if asked else 0.0
         self._probes[key] = loop.call_later(wait_s, self._unanswered, key)
@@ -270,8 +283,8 @@ class Link:
             return
         timer.cancel()
         shared = self._shared
-        answer, boot_id = judged(result, shared)
-        self._answer(result.target, result.nonce, answer, boot_id)
+        word = judged(result, shared)
+        self._answer(result.target, result.nonce, word.answer, word.boot_id, word.over)
 
     def _unanswered(self, key: tuple[str, str]) -> None:
         del self._probes[key]
@@ -286,18 +299,29 @@ class Link:
             timer.cancel()
             self._unanswered(key)
 
-    def _answer(self, target: str, nonce: str, answer: Answer, boot_id: str = "") -> None:
-        at = self._shared.clock.now()
+    def _answer(
+        self, target: str, nonce: str, answer: Answer, boot_id: str = "", over: Mapping[str, Answer] | None = None
+    ) -> None:
+        at, word = self._shared.clock.now(), dict(over or {})
         self._shared.observe(
-            ProbeAnswered(host=target, at=at, witness=self.host, nonce=nonce, answer=answer, boot_id=boot_id)
+            ProbeAnswered(host=target, at=at, witness=self.host, nonce=nonce, answer=answer, boot_id=boot_id, over=word)
         )
 
 
-def judged(result: wire.ProbeResult, shared: Shared) -> tuple[Answer, str]:
-    """(answer, boot id) of a probe, a signature verified by ourselves. A witness that claims a signature which does not hold has
-    said nothing: neither that the target lives, nor that it is silent."""
-    if result.answer is not Answer.SIGNED:
-        return result.answer, ""
+class Word(Value, frozen=True, kw_only=True):
+    """What a probe came to. `over`: by plane; empty where the management plane alone was tried, or nothing was said."""
+
+    answer: Answer
+    boot_id: str = ""
+    over: dict[str, Answer] = {}
+
+
+def judged(result: wire.ProbeResult, shared: Shared) -> Word:
+    """The answer to a probe, a signature verified by ourselves. A witness that claims a signature which does not hold has
+    said nothing: neither that the target lives, nor that it is silent, over any plane."""
+    over = result.planes if isinstance(result.planes, dict) else {}
+    if result.answer is not Answer.SIGNED and Answer.SIGNED not in over.values():
+        return Word(answer=result.answer, over=over)
     try:
         if result.signed is None:
             raise ProtocolError("there is no signature")
@@ -305,9 +329,9 @@ def judged(result: wire.ProbeResult, shared: Shared) -> tuple[Answer, str]:
         boot_id = verifier.check(result.signed, result.nonce, result.target, shared.clock.wall())
     except ProtocolError:
         shared.counters.forged_probes += 1
-        return Answer.FAILED, ""
+        return Word(answer=Answer.FAILED)
     shared.shown(result.target, result.signed)
-    return Answer.SIGNED, boot_id
+    return Word(answer=Answer.SIGNED, boot_id=boot_id, over=over if Answer.SIGNED in over.values() else {})
 
 
 def _heartbeat(host: str, at: float, beat: wire.Beat) -> Heartbeat:

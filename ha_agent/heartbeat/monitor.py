@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ha_agent.errors import DriverError, UsageError
-from ha_agent.heartbeat import wire
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.counters import Counters
 from ha_agent.heartbeat.credentials import Change, Credentials
 from ha_agent.heartbeat.expiry import Note, Reminder, authority_days, days_left, notes, own_days, stale
-from ha_agent.heartbeat.link import Endpoint, Link, MonitorOptions, Shared, judged
+from ha_agent.heartbeat.link import Endpoint, Link, MonitorOptions, Shared, Word, judged
 from ha_agent.heartbeat.reach import reach
 from ha_agent.model import Answer, Presence
 from ha_agent.ports import Clock, Observer, ProbeAnswered, Random
@@ -90,7 +89,8 @@ class Monitor:
         if not self._started:
             return
         for host, link in list(self._links.items()):
-            if self._hosts.get(host) != link.endpoint:
+            known = self._hosts.get(host)
+            if known is None or (known.address, known.port) != (link.endpoint.address, link.endpoint.port):
                 self._remove(host)
         missing = [host for host in self._hosts if host not in self._links]
         for host in missing:
@@ -121,7 +121,7 @@ class Monitor:
             self._own.add(task)
             task.add_done_callback(self._own.discard)
         else:
-            asyncio.get_running_loop().call_soon(self._answer, witness, target, nonce, Answer.FAILED)
+            asyncio.get_running_loop().call_soon(self._answer, witness, target, nonce, Word(answer=Answer.FAILED))
 
     async def open_gate(self, host: str, boot_id: str, deadline_s: float) -> None:
         """As ports.Monitor says. Unanswered where the acknowledgement was lost: it can be asked again without harm."""
@@ -211,19 +211,22 @@ class Monitor:
                 wait_s = self._shared.options.retry_max_s
 
     async def _reach(self, target: str, endpoint: Endpoint, nonce: str, deadline_s: float) -> None:
-        answer, boot_id = await self._reached(target, endpoint, nonce, deadline_s)
-        self._answer(self.name, target, nonce, answer, boot_id)
+        word = await self._reached(target, endpoint, nonce, deadline_s)
+        self._answer(self.name, target, nonce, word)
 
-    async def _reached(self, target: str, endpoint: Endpoint, nonce: str, deadline_s: float) -> tuple[Answer, str]:
-        shared = self._shared
-        frame = wire.Probe(
-            target=target, address=endpoint.address, port=endpoint.port, nonce=nonce, deadline_s=deadline_s
-        )
-        result = await reach(frame, self.credentials, shared.clock)
-        return judged(result, shared)
+    async def _reached(self, target: str, endpoint: Endpoint, nonce: str, deadline_s: float) -> Word:
+        result = await reach(endpoint.probe(target, nonce, deadline_s), self.credentials, self._shared.clock)
+        return judged(result, self._shared)
 
-    def _answer(self, witness: str, target: str, nonce: str, answer: Answer, boot_id: str = "") -> None:
-        at = self._shared.clock.now()
+    def _answer(self, witness: str, target: str, nonce: str, word: Word) -> None:
         self._shared.observe(
-            ProbeAnswered(host=target, at=at, witness=witness, nonce=nonce, answer=answer, boot_id=boot_id)
+            ProbeAnswered(
+                host=target,
+                at=self._shared.clock.now(),
+                witness=witness,
+                nonce=nonce,
+                answer=word.answer,
+                boot_id=word.boot_id,
+                over=word.over,
+            )
         )

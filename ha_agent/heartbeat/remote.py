@@ -7,13 +7,13 @@ import dataclasses
 import logging
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ha_agent.errors import UsageError
 from ha_agent.heartbeat import wire
 from ha_agent.heartbeat.admission import Limits
+from ha_agent.heartbeat.aside import Aside
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.claims import Claims
 from ha_agent.heartbeat.control import ControlServer, RemoteStatus
@@ -29,12 +29,14 @@ from ha_agent.ports import Clock, GuestSource
 log = logging.getLogger(__name__)
 
 REMIND_S = 600.0
+RECALL_S = 1.0  # a disk that takes longer hangs; heartbeats do not wait for it
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteConfig:
     """How a remote runs. Its name is the one in its certificate. `boot_id`: for many "hosts" on one machine; None: the kernel's.
-    `machine_file`: holds the DMI uuid, written by root; None: unknown. `port` 0: any free one.
+    `machine_file`: holds the DMI uuid, written by root; None: unknown. `port` 0: any free one. `listen_also`: further addresses with
+    their ports, of which a plane that is lost at the start keeps the remote from none of the others.
     `override_uids`: who may override the gate; None: root and the remote's own user."""
 
     pki: Path
@@ -42,6 +44,7 @@ class RemoteConfig:
     control_socket: Path
     listen: str = "0.0.0.0"  # noqa: S104 -- the operator sets the management address; the certificates guard it
     port: int = 7420
+    listen_also: tuple[tuple[str, int], ...] = ()
     boot_id: str | None = None
     machine_file: Path | None = None
     override_uids: frozenset[int] | None = None
@@ -71,7 +74,7 @@ class Remote:
         self._health = CachedHealth(health, clock, config.health_poll_s, config.health_stale_s)
         self._guests = guests if guests is not None else NoGuests()
         self._tasks: list[asyncio.Task[None]] = []
-        self._listener: socket.socket | None = None
+        self._listeners: list[socket.socket] = []
         self.port = config.port
 
     @property
@@ -92,61 +95,78 @@ class Remote:
             raise UsageError(
                 f"{config.pki / 'cert.pem'} is a controller's", "issue one with `ha-agent pki issue host NAME`"
             )
-        try:
-            config.state_directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-        except OSError as error:
-            raise UsageError(f"{config.state_directory} cannot be made: {error.strerror}") from None
         boot_id = config.boot_id or self._clock.boot_id()
+        gate = Gate(config.state_directory, boot_id, self._clock)
+        await self._recall(gate)
         self._host = Host(
             boot_id=boot_id,
             started_at=self._clock.now(),
             machine=_machine(config.machine_file),
             clock=self._clock,
-            gate=Gate(config.state_directory, boot_id, self._clock),
+            gate=gate,
             health=self._health,
             guests=self._guests,
-            guest_threads=ThreadPoolExecutor(2, thread_name_prefix="guests"),
+            guest_threads=Aside("guests", 2),
             credentials=credentials,
             claims=Claims(self._clock),
             counters=self.counters,
             challenger_idle_s=config.challenger_idle_s,
         )
         self._door = Door(credentials, self.counters, boot_id, config.limits, config.handshake_s, self._session)
-        self._listener = listen(config.listen, config.port)
-        self.port = self._listener.getsockname()[1]
+        self._listen()
         overriders = config.override_uids if config.override_uids is not None else frozenset({0, os.geteuid()})
         self._control = ControlServer(config.control_socket, self._host.gate, self.status, overriders)
         try:
             await self._control.start()
         except UsageError:
-            self._listener.close()
+            self._close()
             raise
         loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(self._door.stand(self._listener)),
+        self._tasks += [
+            *(loop.create_task(self._door.stand(each)) for each in self._listeners),
             loop.create_task(self._health.run()),
             loop.create_task(self._remind()),
             loop.create_task(credentials.watch(config.pki_poll_s, self._door.reconsider)),
         ]
-        log.info("remote %s listens on %s:%d in boot %s", self.name, config.listen, self.port, boot_id)
+        also = "".join(f" and {address}:{port}" for address, port in config.listen_also)
+        log.info("remote %s listens on %s:%d%s in boot %s", self.name, config.listen, self.port, also, boot_id)
+
+    def _listen(self) -> None:
+        config = self._config
+        several = bool(config.listen_also)
+        try:
+            for address, port in ((config.listen, config.port), *config.listen_also):
+                self._listeners.append(listen(address, port, absent_too=several))
+        except UsageError:
+            self._close()
+            raise
+        self.port = self._listeners[0].getsockname()[1]
+
+    def _close(self) -> None:
+        while self._listeners:
+            self._listeners.pop().close()
 
     async def stop(self) -> None:
         """Ends everything; the gate's state stays on disk."""
-        if self._listener is None:
+        if not self._listeners:
             return
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._door.close()
-        self._listener.close()
-        self._listener = None
+        self._close()
         await self._control.stop()
-        self._host.guest_threads.shutdown(wait=False, cancel_futures=True)
         self._host.credentials.close()
 
     def notes(self) -> list[Note]:
         """What somebody should see to."""
-        return notes(self._host.credentials, self._door.peers(), self._clock.wall(), self._config.expiry)
+        found = notes(self._host.credentials, self._door.peers(), self._clock.wall(), self._config.expiry)
+        if not self._host.gate.recalled:
+            text = (
+                f"{self._config.state_directory} cannot be read: its disk hangs, or see the log; the gate stays closed"
+            )
+            found.append(Note(key="gate", text=text, urgent=True))
+        return found
 
     def status(self) -> RemoteStatus:
         """How it is, for a human."""
@@ -168,6 +188,17 @@ class Remote:
             notes=tuple(note.text for note in self.notes()),
         )
 
+    async def _recall(self, gate: Gate) -> None:
+        """The gate's state is read before anybody hears of us, unless its disk hangs. Raises UsageError."""
+        recalling = asyncio.get_running_loop().create_task(gate.recall())
+        await asyncio.wait({recalling}, timeout=RECALL_S)
+        if recalling.done():
+            recalling.result()
+        else:
+            log.warning("%s cannot be read yet; the gate is closed until it can", self._config.state_directory)
+            recalling.add_done_callback(_recalled)
+            self._tasks.append(recalling)
+
     async def _remind(self) -> None:
         reminder = Reminder()
         while True:
@@ -188,6 +219,17 @@ class Remote:
         finally:
             if sessions.get(channel.name) is session:
                 del sessions[channel.name]
+
+
+def _recalled(late: asyncio.Task[None]) -> None:
+    """The disk has answered after all."""
+    if late.cancelled():
+        return
+    error = late.exception()
+    if error is None:
+        log.info("the gate's state has been read")
+    else:
+        log.error("the gate stays closed: %s", error)
 
 
 def _machine(path: Path | None) -> str:

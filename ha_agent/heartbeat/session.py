@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from ha_agent.errors import DriverError, ProtocolError
+from ha_agent.errors import DriverError, ProtocolError, Unanswered
 from ha_agent.heartbeat import wire
+from ha_agent.heartbeat.aside import Aside
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.claims import Claims
 from ha_agent.heartbeat.counters import Counters
@@ -35,7 +35,7 @@ class Host:
     gate: Gate
     health: CachedHealth
     guests: GuestSource
-    guest_threads: Executor
+    guest_threads: Aside
     credentials: Credentials
     claims: Claims
     counters: Counters
@@ -183,15 +183,15 @@ class Session:
             await self._host.gate.open(frame.boot_id, f"controller {self._channel.name}")
         except DriverError as problem:
             error = str(problem)
+        except Unanswered:
+            return  # so it is for the controller
         self._channel.send(wire.GateAck(request=frame.request, error=error))
 
     async def _domain(self, query: wire.DomainQuery) -> None:
         """libvirt can hang: it is asked in one of few threads, and what it does not say in time is unknown."""
-        loop = asyncio.get_running_loop()
-        present: bool | None = None
+        guests, present = self._host.guests, None
         try:
-            async with asyncio.timeout(GUEST_S):
-                present = await loop.run_in_executor(self._host.guest_threads, self._host.guests.present, query.server)
+            present = await self._host.guest_threads.run(lambda: guests.present(query.server), GUEST_S)
         except Exception:  # noqa: S110 -- whatever a guest source raises, it means: unknown (S9)
             pass
         self._channel.send(wire.DomainAnswer(request=query.request, present=present))

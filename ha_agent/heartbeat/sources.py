@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from ha_agent.heartbeat.aside import Aside
 from ha_agent.model import Health, Value
 from ha_agent.ports import Clock
 
 MAX_FILE = 1024 * 1024
+ASK_S = 8.0  # less than a report may be old
 
 
 class HealthReport(Value, frozen=True, kw_only=True):
@@ -29,8 +31,8 @@ class HealthSource(Protocol):
 
 
 class ProcessHealth:
-    """Asks `systemctl is-active`, in a subprocess that is killed when the deadline of the caller passes. One that not even a kill ends
-    (its disk hangs) has no successor until it is gone: they must not pile up."""
+    """Asks `systemctl is-active`, in a subprocess that is killed when it takes too long. One that not even a kill ends (its disk hangs) has
+    no successor until it is gone: they must not pile up."""
 
     # libvirt runs as one daemon or as several, activated by their sockets: an active socket is a libvirt that answers.
     LIBVIRT_UNITS = ("libvirtd.service", "virtqemud.service", "libvirtd.socket", "virtqemud.socket")
@@ -42,42 +44,49 @@ class ProcessHealth:
         systemctl: str = "systemctl",
     ) -> None:
         self._nova_compute_units = nova_compute_units
-        self._libvirt_units = libvirt_units
+        self._units = (*nova_compute_units, *libvirt_units)
         self._systemctl = systemctl
-        self._process: asyncio.subprocess.Process | None = None
+        self._aside = Aside("systemctl")
+        self._process: subprocess.Popen[bytes] | None = None
 
     async def read(self) -> HealthReport:
-        """UP where any of the units is active."""
-        return HealthReport(
-            nova_compute=await self._any_active(self._nova_compute_units),
-            libvirt=await self._any_active(self._libvirt_units),
-        )
-
-    async def _any_active(self, units: tuple[str, ...]) -> Health:
-        if self._process is not None and self._process.returncode is None:
-            return Health.UNKNOWN
+        """UP where any of the units is active. UNKNOWN where systemd does not tell all of them."""
+        if self._aside.busy:
+            return HealthReport()
         try:
-            process = self._process = await asyncio.create_subprocess_exec(
-                self._systemctl,
-                "is-active",
-                "--",
-                *units,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-            )
+            # To start a program means to read it from the disk, so that as well is done in the thread.
+            out = await self._aside.run(self._ask, None)
         except OSError:
-            return Health.UNKNOWN
-        try:
-            out, _ = await process.communicate()
-        except BaseException:
-            process.kill()
+            return HealthReport()
+        except asyncio.CancelledError:
+            if self._process is not None:
+                self._process.kill()
             raise
         states = out.decode("ascii", "replace").split()
-        if "active" in states:
-            return Health.UP
-        # "activating" is a gate that waits, or a start that goes on: not up yet. No line at all: systemd did not answer.
-        return Health.DOWN if states else Health.UNKNOWN
+        if len(states) != len(self._units):
+            return HealthReport()
+        split = len(self._nova_compute_units)
+        return HealthReport(nova_compute=_any_active(states[:split]), libvirt=_any_active(states[split:]))
+
+    def _ask(self) -> bytes:
+        """A line for each unit. Raises OSError."""
+        process = self._process = subprocess.Popen(  # noqa: S603 -- no shell, and the units are ours
+            [self._systemctl, "is-active", "--", *self._units],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            return process.communicate(timeout=ASK_S)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return b""
+
+
+def _any_active(states: list[str]) -> Health:
+    # "activating" is a gate that waits, or a start that goes on: not up yet.
+    return Health.UP if "active" in states else Health.DOWN
 
 
 class FileHealth:
@@ -86,11 +95,11 @@ class FileHealth:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="health")
+        self._aside = Aside("health")
 
     async def read(self) -> HealthReport:
-        """UNKNOWN where the file is absent or cannot be read."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read)
+        """UNKNOWN where the file is absent or cannot be read. Raises TimeoutError where that takes too long."""
+        return await self._aside.run(self._read, ASK_S)
 
     def _read(self) -> HealthReport:
         try:

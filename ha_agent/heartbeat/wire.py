@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from ha_agent.errors import ProtocolError
 from ha_agent.model import Answer, Health, Value
+from ha_agent.planes import MAX_PLANES
 
 MAX_FRAME = 64 * 1024
 HEADER = 4
@@ -99,13 +100,15 @@ class BeatAck(Frame, frozen=True, kw_only=True):
 
 
 class Probe(Frame, frozen=True, kw_only=True):
-    """Controller to remote: reach `target` and have it sign `nonce`."""
+    """Controller to remote: reach `target` and have it sign `nonce`. `planes`: its addresses on planes beside that of management, by
+    plane; absent: it has none. An older remote does not know the field: it tries the management plane alone."""
 
     target: Name
     address: Name
     port: Port
     nonce: Nonce
     deadline_s: Annotated[float, Meta(gt=0, le=60)]
+    planes: Annotated[dict[Name, Name], Meta(max_length=MAX_PLANES - 1)] | UnsetType = UNSET
 
 
 class Challenge(Frame, frozen=True, kw_only=True):
@@ -125,13 +128,15 @@ class Signed(Frame, frozen=True, kw_only=True):
 
 
 class ProbeResult(Frame, frozen=True, kw_only=True):
-    """Remote to controller: what came of a Probe. `signed` is the target's own word, relayed untouched."""
+    """Remote to controller: what came of a Probe. `signed` is the target's own word, relayed untouched. `planes`: what came over each
+    plane that was tried; absent: the management plane alone was."""
 
     nonce: Nonce
     target: Name
     answer: Answer
     signed: Signed | None = None
     error: Text = ""
+    planes: Annotated[dict[Name, Answer], Meta(max_length=MAX_PLANES)] | UnsetType = UNSET
 
 
 class OpenGate(Frame, frozen=True, kw_only=True):

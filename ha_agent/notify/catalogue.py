@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ha_agent.model import EvidenceKind, Kind, Mode, Power, ServerStage, Verdict
@@ -42,6 +43,11 @@ class Object:
     name: str
     version: str
     fields: tuple[Field, ...]
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Of its fields."""
+        return frozenset(f.name for f in self.fields)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,9 +50,9 @@ def check(event_type: str, payload: Mapping[str, Any]) -> dict[str, Any]:
 def _wrap(where: str, kind: Object, data: Any) -> dict[str, Any]:
     """`data` as a wrapped object: checked, completed with defaults, in the order of the table."""
     given = _mapping(where, data)
-    unknown = sorted(set(given) - {f.name for f in kind.fields})
+    unknown = given.keys() - kind.names
     if unknown:
-        raise TypeError(f"{where}: {kind.name} has no field {', '.join(unknown)}")
+        raise TypeError(f"{where}: {kind.name} has no field {', '.join(sorted(unknown))}")
     missing = [f.name for f in kind.fields if f.required and f.name not in given]
     if missing:
         raise TypeError(f"{where}: {kind.name} needs {', '.join(missing)}")
@@ -82,7 +82,7 @@ def _unwrap(where: str, kind: Object, payload: Any) -> dict[str, Any]:
 
 def _field(where: str, field: Field, value: Any, nested: Callable[[str, Object, Any], dict[str, Any]]) -> Any:
     """One field's value, checked. `nested` is applied to the objects inside."""
-    if type(value) is field.type and not field.many and field.type is not str:
+    if type(value) is field.type and not field.many and (type(value) is not str or len(value) <= MAX_TEXT):
         return value
     if value is None:
         if field.nullable:

@@ -137,6 +137,12 @@ def _destination(sim: Simulation, harm: Callable[[str], object]) -> None:
 # --- the network ---
 
 _action("isolate", "HOST", lambda s, a: s.world.isolate(a[0], _controllers(s)), lambda s, a: s.world.join(a[0]))
+_action(
+    "lose_plane",
+    "NODE PLANE",
+    lambda s, a: s.world.lose_plane(a[0], a[1], lost=True),
+    lambda s, a: s.world.lose_plane(a[0], a[1], lost=False),
+)
 _action("join", "HOST", lambda s, a: s.world.join(a[0]))
 _action("cut", "A B", lambda s, a: s.world.cut(a[0], a[1]), lambda s, a: s.world.heal(a[0], a[1]))
 _action("heal", "A B", lambda s, a: s.world.heal(a[0], a[1]))

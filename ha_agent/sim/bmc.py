@@ -43,6 +43,10 @@ class Fault(StrEnum):
     SLOW_OFF = "slow_off"  # off works some seconds later
     REFUSE_OFF = "refuse_off"  # says no to off
     WRONG_GUID = "wrong_guid"  # says that it is another machine
+    FLAPS = "flaps"  # once off, it reads off and on by turns
+    COMES_BACK = "comes_back"  # once it was read off, its host is on again by itself
+    UNREADABLE = "unreadable"  # its power state cannot be read
+    DIES = "dies"  # takes the off, does not do it, and answers nothing from then on
 
 
 class BmcFarm:
@@ -159,6 +163,7 @@ class _Bmc(bmc.Bmc):  # type: ignore[misc]  # pyghmi has no types
         self.on = on
         self.fault: Fault | None = None
         self.delay_s = 0.0
+        self.looks = 0
         self.commands: deque[str] = deque(maxlen=COMMANDS_KEPT)
         self._farm = farm
         self._on_off = on_off
@@ -175,12 +180,22 @@ class _Bmc(bmc.Bmc):  # type: ignore[misc]  # pyghmi has no types
         return uuid.UUID(int=self.machine.int ^ 1) if self.fault is Fault.WRONG_GUID else self.machine
 
     def get_power_state(self) -> str:
-        return "on" if self.on else "off"
+        if self.fault is Fault.UNREADABLE:
+            raise NotImplementedError  # which is sent as an error code
+        if self.on:
+            return "on"
+        self.looks += 1
+        if self.fault is Fault.COMES_BACK:
+            self._switch(True)
+        return "on" if self.fault is Fault.FLAPS and self.looks % 2 == 0 else "off"
 
     def power_off(self) -> int:
         self.commands.append("off")
         if self.fault is Fault.REFUSE_OFF:
             return 0xD4  # insufficient privilege
+        if self.fault is Fault.DIES:
+            self.fault = Fault.DEAD
+            return 0
         if self.fault is Fault.SLOW_OFF:
             self._farm.later(self.delay_s, lambda: self._switch(False))
         elif self.fault is not Fault.IGNORE_OFF:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ha_agent.planes import MANAGEMENT
 from ha_agent.sim.actions import perform
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.network import NOVA
@@ -109,6 +110,12 @@ def _one_way(s: Scene) -> list[str]:
     ]
 
 
+def _plane(s: Scene) -> list[str]:
+    host = s.host()
+    plane = s.chance.choice((MANAGEMENT, *s.sim.policy.hosts[host].planes))
+    return [f"lose_plane {host} {plane} for {s.secs(3, 90)}"]
+
+
 def _own_cable(s: Scene) -> list[str]:
     """A cable of a controller, and what it reaches over it."""
     c, hosts, seconds = s.controller(), (s.subject, s.other()), s.secs(5, 90)
@@ -190,6 +197,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("switched on", 2, _one(lambda s: f"power_on {s.subject}")),
     # the network
     Fault("management NIC cut", 5, _one(lambda s: f"isolate {s.host()} for {s.secs(3, 90)}")),
+    Fault("one plane lost", 3, _plane),
     Fault("one-way loss", 2, _one_way),
     Fault("packet loss 1 %", 1, _loss(0.01)),
     Fault("packet loss 5 %", 1, _loss(0.05)),

@@ -26,6 +26,7 @@ from ha_agent.model import (
     Reading,
     Status,
 )
+from ha_agent.planes import MANAGEMENT, summed
 from ha_agent.policy import HostPolicy, Policy
 from ha_agent.ports import AnyObservation, NovaSeen, PowerSeen, ProbeAnswered
 from ha_agent.sim.requests import Requests
@@ -111,18 +112,19 @@ class Hands:
         engine, world = self._owner.engine, self._world
         witness, target = effect.witness, effect.target
 
+        own = witness == self._owner.name
+        planes = self._host_policy(target).planes
+
         def answer() -> None:
-            row = world.hosts[witness]
-            able = row.speaks and world.reach(self._owner.name, witness)
-            word = world.probe(witness, target) if able else Answer.FAILED
+            able = own or (world.hosts[witness].speaks and world.reach(self._owner.name, witness))
+            word, delay_s = self._try(effect, MANAGEMENT) if able else (Answer.FAILED, 0.0)
+            over: dict[str, Answer] = {}
+            if able and planes:
+                tries = {MANAGEMENT: (word, delay_s), **{plane: self._try(effect, plane) for plane in planes}}
+                over = {plane: word for plane, (word, _) in tries.items()}
+                word, delay_s = summed(over), max(took_s for _, took_s in tries.values())
             boot = world.hosts[target].boot_id if word is Answer.SIGNED else ""
-            connect_s = world.network.extra_s(witness, target, 1, connect=True) if able else 0.0
-            talk_s = world.network.extra_s(witness, target, TALK_TRIPS) if word is Answer.SIGNED else 0.0
-            if connect_s > effect.deadline_s and able:
-                word, boot = Answer.SILENT, ""
-            elif connect_s + talk_s > effect.deadline_s:
-                word, boot = Answer.TCP, ""
-            delay_s = connect_s + talk_s + (world.network.extra_s(self._owner.name, witness) if able else 0.0)
+            delay_s += world.network.extra_s(self._owner.name, witness) if able else 0.0
             if word in (Answer.SILENT, Answer.FAILED) or delay_s > effect.deadline_s:
                 delay_s = max(effect.deadline_s, delay_s)
 
@@ -136,6 +138,7 @@ class Hands:
                         nonce=effect.nonce,
                         answer=word,
                         boot_id=boot,
+                        over=over,
                     ),
                 )
 
@@ -145,6 +148,18 @@ class Hands:
                 arrive()
 
         world.timeline.after(self._latency.uniform(0.01, 0.1), answer)
+
+    def _try(self, effect: AskWitness, plane: str) -> tuple[Answer, float]:
+        """What comes over one plane, and how much later than it would."""
+        network, witness, target = self._world.network, effect.witness, effect.target
+        word = self._world.probe(witness, target, plane)
+        connect_s = network.extra_s(witness, target, 1, connect=True)
+        talk_s = network.extra_s(witness, target, TALK_TRIPS) if word is Answer.SIGNED else 0.0
+        if connect_s > effect.deadline_s:
+            word = Answer.SILENT
+        elif connect_s + talk_s > effect.deadline_s:
+            word = Answer.TCP
+        return word, connect_s + talk_s
 
     def observe(self, engine: Engine | None, observation: AnyObservation) -> None:
         if engine is not None and self._owner.engine is engine:

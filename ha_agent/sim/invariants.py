@@ -134,7 +134,7 @@ class Judge:
         others = (h.name for h in world.hosts.values() if h.name != name and h.speaks)
         if world.network.whole:
             return next(others, None) is not None
-        words = [world.reach(o, name) for o in others]
+        words = [world.reach_over_any(o, name) for o in others]
         return bool(words) and all(words)
 
     # --- what is sent ---

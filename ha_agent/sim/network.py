@@ -1,11 +1,14 @@
 """Which frames pass between two nodes of a simulated world, and how much later they arrive than they would.
 
-A node is a host, a controller, NOVA, or BMCS (the network of the fencing devices).
+A node is a host, a controller, NOVA, or BMCS (the network of the fencing devices). Nodes are joined by the management plane; hosts, and perhaps
+controllers, by others as well. A cut path is cut on every plane; a node may also lose one plane.
 """
 
 from __future__ import annotations
 
 import random
+
+from ha_agent.planes import MANAGEMENT
 
 NOVA = "nova"
 BMCS = "bmcs"
@@ -21,24 +24,27 @@ class Network:
     def __init__(self, chance: random.Random) -> None:
         self.cuts: set[frozenset[str]] = set()
         self.one_way: set[tuple[str, str]] = set()
+        self.dark: set[tuple[str, str]] = set()  # (node, plane): it sends and gets nothing there
         self.loss: dict[str, float] = {}  # node -> share of frames
         self.delay: dict[str, float] = {}  # node -> seconds, in each direction
         self._chance = chance
 
-    def passes(self, a: str, b: str) -> bool:
+    def passes(self, a: str, b: str, plane: str = MANAGEMENT) -> bool:
         """Whether frames from `a` arrive at `b`."""
+        if self.dark and ((a, plane) in self.dark or (b, plane) in self.dark):
+            return False
         return frozenset((a, b)) not in self.cuts and (a, b) not in self.one_way
 
-    def reach(self, a: str, b: str) -> bool:
+    def reach(self, a: str, b: str, plane: str = MANAGEMENT) -> bool:
         """Whether a question and its answer pass."""
         if self.whole:
             return True
-        return self.passes(a, b) and self.passes(b, a)
+        return self.passes(a, b, plane) and self.passes(b, a, plane)
 
     @property
     def whole(self) -> bool:
         """Whether every path works."""
-        return not self.cuts and not self.one_way
+        return not self.cuts and not self.one_way and not self.dark
 
     @property
     def poor(self) -> bool:
@@ -65,5 +71,6 @@ class Network:
         """Everything passes again."""
         self.cuts.clear()
         self.one_way.clear()
+        self.dark.clear()
         self.loss.clear()
         self.delay.clear()

@@ -2,6 +2,8 @@
 
 hosts: 4                       # h1 … h4; or a list of names
 domains: 2                     # racks, dealt out in turn
+planes: [storage]              # of each host besides the management plane; or by host: {h1: [storage, tenant]}
+controller_planes: []          # of those, which the controllers have
 servers:                       # per host; without it two protected ones each
   - {host: h1, name: web1}     # also: tags, volume, stopped
 policy: {storm: {max_share: 0.5}, recovery: {mode: notify}, fencing: {}, detection: {}, guest_mode: auto}
@@ -28,7 +30,21 @@ from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Recovery, St
 from ha_agent.sim.actions import parsed, perform
 from ha_agent.sim.simulation import PROTECTED, Simulation
 
-KEYS = frozenset({"hosts", "domains", "servers", "policy", "armed", "controllers", "breaks", "at", "until"})
+KEYS = frozenset(
+    {
+        "hosts",
+        "domains",
+        "planes",
+        "controller_planes",
+        "servers",
+        "policy",
+        "armed",
+        "controllers",
+        "breaks",
+        "at",
+        "until",
+    }
+)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -56,6 +72,7 @@ def replay(script: Mapping[str, Any]) -> tuple[list[str], Simulation]:
     """The log of a script, ending with where every server is, and the world at its end."""
     lines: list[str] = []
     sim = Simulation("scenario", policy_of(script), controllers=script.get("controllers", 1), log=lines.append)
+    sim.world.controller_planes = tuple(script.get("controller_planes", ()))
     servers = script.get("servers")
     if servers is None:
         servers = [{"host": h} for h in sim.policy.hosts for _ in range(2)]
@@ -98,10 +115,12 @@ def policy_of(script: Mapping[str, Any]) -> Policy:
     given = script.get("policy") or {}
     recovery = {"settle_after_s": 300.0, "api_max_s": 10.0, **given.get("recovery", {})}
     detection = msgspec.convert(given.get("detection", {}), Detection)
+    planes = script.get("planes") or []
     hosts = {
         name: HostPolicy(
             name=name,
             domain=f"rack{i % racks + 1}",
+            planes=tuple(planes.get(name, ()) if isinstance(planes, Mapping) else planes),
             detection=detection,
             fencing=msgspec.convert(given.get("fencing", {}), Fencing),
             recovery=msgspec.convert(recovery, Recovery),

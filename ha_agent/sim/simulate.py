@@ -20,6 +20,7 @@ from ha_agent.sim import faults
 from ha_agent.sim.actions import parsed, perform
 from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.person import Person
+from ha_agent.sim.seeded_planes import with_planes
 from ha_agent.sim.simulation import PROTECTED, Simulation
 from ha_agent.sim.timeline import stream
 
@@ -89,9 +90,9 @@ class Life:
     ) -> None:
         self.seed = seed
         chance = stream(seed, "policy")
-        self.sim = Simulation(
-            seed, policy_of(chance), controllers=2 if chance.random() < 0.3 else 1, make=make, log=log
-        )
+        policy, own = with_planes(policy_of(chance), stream(seed, "planes"))
+        self.sim = Simulation(seed, policy, controllers=2 if chance.random() < 0.3 else 1, make=make, log=log)
+        self.sim.world.controller_planes = own
         self.sim.world.microversion = chance.choice(((2, 94), (2, 95)))
         populate(self.sim, stream(seed, "servers"))
         self.struck: dict[int, list[str]] = {}

@@ -17,6 +17,7 @@ from ha_agent.sim import faults
 from ha_agent.sim.actions import perform
 from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.person import Person
+from ha_agent.sim.seeded_planes import with_planes
 from ha_agent.sim.simulation import PROTECTED, Simulation
 from ha_agent.sim.timeline import stream
 
@@ -102,7 +103,9 @@ class Stage:
         self.chance = stream(seed, "stage")
         self.story = story or STORIES[seed % len(STORIES)]
         policy, number = self._policy(), self.chance.choice((1,) * 7 + (2,))
+        policy, own = with_planes(policy, stream(seed, "planes"))
         self.sim = Simulation(seed, policy, controllers=controllers or number, make=make, log=self._line)
+        self.sim.world.controller_planes = own
         self.sim.world.boot_s, self.sim.world.compute_start_s = BOOT_S, COMPUTE_START_S
         self.sim.world.microversion = self.chance.choice(((2, 94), (2, 95)))
         self._populate()

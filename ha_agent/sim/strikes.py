@@ -94,7 +94,13 @@ def picture(sim: Simulation) -> str:
     """All that a simulated world keeps and that may still matter, what is planned in it (by number) included."""
     world, nova = sim.world, sim.world.nova
     network, weather = world.network, world.weather
-    links = sorted(map(sorted, network.cuts)), sorted(network.one_way), network.loss, network.delay
+    links = (
+        sorted(map(sorted, network.cuts)),
+        sorted(network.one_way),
+        sorted(network.dark),
+        network.loss,
+        network.delay,
+    )
     api = sorted(weather.shares.items()), sorted(weather.rows_unknown), sorted(weather.lists_lack)
     books = nova.hosts, nova.servers, nova.migrations, [(s, sorted(h)) for s, h in sorted(nova.runs.items())]
     processes = [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ha_agent.model import Answer, Power
+from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import Policy
 from ha_agent.sim.devices import MUTE, RESTORE_S, Device, DeviceFault
 from ha_agent.sim.network import BMCS, NOVA, Network
@@ -86,6 +87,7 @@ class World:
         self.compute_start_s = COMPUTE_START_S
         self.attempts: list[Attempt] = []
         self.changed_at = 0.0  # when something was last broken or mended
+        self.controller_planes: tuple[str, ...] = ()  # that controllers have, besides the management plane
         self.lied: set[str] = set()  # hosts of which a device ever lied: a documented limit
         for name, host in policy.hosts.items():
             names = [d for level in host.fencing.levels for d in level]
@@ -121,8 +123,25 @@ class World:
     # --- links ---
 
     def reach(self, a: str, b: str) -> bool:
-        """Whether a question and its answer pass between two nodes."""
+        """Whether a question and its answer pass between two nodes, over the management plane."""
         return self.network.reach(a, b)
+
+    def planes_of(self, node: str) -> tuple[str, ...]:
+        """Those it has besides the management plane."""
+        host = self.policy.hosts.get(node)
+        return host.planes if host is not None else self.controller_planes
+
+    def reach_over_any(self, a: str, b: str) -> bool:
+        """Whether they pass over any plane that both have."""
+        return self.reach(a, b) or any(
+            self.network.reach(a, b, plane) for plane in self.planes_of(b) if plane in self.planes_of(a)
+        )
+
+    def lose_plane(self, node: str, plane: str, *, lost: bool) -> None:
+        """A node's cable on one plane is out, or in again."""
+        self.changed(f"{node} {'loses' if lost else 'has'} the {plane} plane{'' if lost else ' again'}")
+        (self.network.dark.add if lost else self.network.dark.discard)((node, plane))
+        self._reports(node)
 
     def cut(self, a: str, b: str) -> None:
         """Frames between two nodes are lost."""
@@ -296,10 +315,12 @@ class World:
 
     # --- what others see of a host ---
 
-    def probe(self, witness: str, target: str) -> Answer:
+    def probe(self, witness: str, target: str, plane: str = MANAGEMENT) -> Answer:
         """What `witness` finds when it tries to reach `target`."""
         host = self.hosts[target]
-        if self.reach(witness, target):
+        if plane != MANAGEMENT and plane not in self.planes_of(witness):
+            return Answer.FAILED  # it has no route
+        if self.network.reach(witness, target, plane):
             if host.speaks:
                 return Answer.SIGNED
             if host.answers_tcp:

@@ -1,6 +1,6 @@
 """A hostile neighbour in a process of its own. `python -m tests.integration.attacker PORT DIRECTORY`
 
-Each line on stdin is `ATTACK SECONDS`; the answer is one line of JSON: how often it was tried, and how often somebody let it in. It comes
+Each line on stdin is `ATTACK SECONDS [PORT]`, the port where it is not PORT; the answer is one line of JSON: how often it was tried, and how often somebody let it in. It comes
 from addresses of its own (127.0.0.2 and up). DIRECTORY holds the certificates that it has made, bought or stolen.
 """
 
@@ -23,6 +23,27 @@ Tally = dict[str, int]
 AT_ONCE = 8
 SLOW = 300
 
+# attack → counters of the remote of which at least one must grow.
+ATTACKS = {
+    "flood": {"handshakes_cut", "refused_rate"},
+    "garbage": {"handshakes_garbage"},
+    "slow_loris": {"handshakes_evicted", "handshakes_slow"},
+    "replay": {"handshakes_garbage"},
+    "wrong_authority": {"handshakes_untrusted"},
+    "expired": {"handshakes_expired"},
+    "revoked": {"refused_revoked"},
+    "as_controller": {"refused_identities"},
+    "as_another": {"refused_identities"},
+    "oversized": {"oversized_frames"},
+    "forged_order": {"malformed_frames"},
+    "everything": {"malformed_frames", "refused_identities", "handshakes_garbage"},
+}
+MAY_ENTER = {
+    "oversized",
+    "forged_order",
+    "everything",
+}  # a stolen, unrevoked host may say Hello, as any host; nothing more
+
 
 class Attacker:
     """Every attack is a coroutine that makes one attempt; `run` repeats it side by side for some seconds."""
@@ -32,6 +53,7 @@ class Attacker:
         self.directory = directory
         self._sources = 0
         self._recorded = b""
+        self._identities: dict[str, tuple[ssl.SSLContext, str]] = {}
         self._recording = asyncio.Lock()
 
     async def run(self, name: str, seconds: float) -> Tally:
@@ -131,6 +153,12 @@ class Attacker:
         frame = wire.encode(wire.OpenGate(request=1, boot_id="boot"))
         await self._speak("stolen", tally, {}, frame)
 
+    async def everything(self, tally: Tally) -> None:
+        """Any of these."""
+        name = random.choice([name for name in ATTACKS if name not in ("everything", "slow_loris")])
+        attack: Callable[[Tally], Awaitable[None]] = getattr(self, name)
+        await attack(tally)
+
     # --- tools ------------------------------------------------------------------------------------------------------------
 
     async def _connect(self, context: ssl.SSLContext | None = None, port: int = 0) -> Streams:
@@ -146,10 +174,9 @@ class Attacker:
 
     async def _speak(self, who: str, tally: Tally, hello: dict[str, object], then: bytes = b"") -> None:
         """TLS as `who`, Hello, and `then` once it is welcomed; until the other side ends it."""
-        home = self.directory / who
-        reader, writer = await self._connect(certs.client_context(home))
+        context, name = self._identity(who)
+        reader, writer = await self._connect(context)
         try:
-            name = certs.identity(certs.load_certificates(home / "cert.pem")[0])[1]
             body = json.dumps({"type": "Hello", "versions": [[1, 0]], "name": name, **hello}).encode()
             writer.write(len(body).to_bytes(4, "big") + body)
             size = int.from_bytes(await reader.readexactly(4), "big")
@@ -159,6 +186,14 @@ class Attacker:
             await reader.read()
         finally:
             writer.transport.abort()
+
+    def _identity(self, who: str) -> tuple[ssl.SSLContext, str]:
+        """Loaded once: the flood should not wait for us."""
+        if who not in self._identities:
+            home = self.directory / who
+            name = certs.identity(certs.load_certificates(home / "cert.pem")[0])[1]
+            self._identities[who] = certs.client_context(home), name
+        return self._identities[who]
 
     async def _record(self) -> bytes:
         """Lets an honest connection pass through our hands, and keeps what its client sent."""
@@ -177,9 +212,8 @@ class Attacker:
 
         server = await asyncio.start_server(relay, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        home = self.directory / "stolen"
-        reader, writer = await self._connect(certs.client_context(home), port)
-        name = certs.identity(certs.load_certificates(home / "cert.pem")[0])[1]
+        context, name = self._identity("stolen")
+        reader, writer = await self._connect(context, port)
         writer.write(wire.encode(wire.Hello(versions=wire.VERSIONS, name=name)))
         await reader.readexactly(4)
         writer.write(wire.encode(wire.Challenge(nonce="0" * 32)))
@@ -193,6 +227,7 @@ async def main(port: int, directory: Path) -> None:
     """Carries out orders until stdin ends."""
     attacker = Attacker(port, directory)
     while line := (await asyncio.to_thread(sys.stdin.readline)).split():
+        attacker.port = int(line[2]) if line[2:] else port
         print(json.dumps(await attacker.run(line[0], float(line[1]))), flush=True)
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 PACKAGES = {
     "corosync": "what Pacemaker stands on",
-    "fence-agents": "the agents of ClusterLabs and the schema of their metadata",
+    "fence-agents": "ClusterLabs' fence agents, which others wrote and everyone uses, and the schema of their metadata",
+    "ipmitool": "an IPMI client that is not ours",
     "iproute2": "ip, which makes the networks that tests cut",
     "libxml2-utils": "xmllint, which holds metadata against a schema",
     "nftables": "nft, which cuts them between two machines",
@@ -27,6 +28,7 @@ PACKAGES = {
     "pacemaker": "its fencer, which runs our fence agents",
     "pacemaker-cli-utils": "stonith_admin",
     "rabbitmq-server": "the broker that OpenStack uses",
+    "strace": "which tells what a daemon asks of the kernel, to be compared with its unit's filters",
     "systemd": "systemd-analyze, which judges our units",
 }
 

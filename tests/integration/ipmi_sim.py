@@ -23,7 +23,7 @@ USER = "admin"
 PASSWORD = "s3cret"
 
 # The only faults there are. With an argument: seconds.
-FAULTS = frozenset({"ignore_off", "slow_off", "refuse", "unreadable", "stall"})
+FAULTS = frozenset({"ignore_off", "slow_off", "refuse", "unreadable", "stall", "flaps", "comes_back", "dies"})
 
 _RMCP_PING = bytes.fromhex("0600ff06000011be80000000")
 
@@ -38,7 +38,7 @@ startlan 1
   allowed_auths_operator none md2 md5 straight
   allowed_auths_admin none md2 md5 straight
   guid {guid}
-endlan
+{key}endlan
 chassis_control "/bin/sh {switch} {directory}"
 user 1 false "" "none" user 10 none md2 md5 straight
 user 2 true "{user}" "{password}" admin 20 none md2 md5 straight
@@ -89,12 +89,22 @@ down() {
     echo off >> log
 }
 
+look() {
+    if running; then echo power:1; return; fi
+    echo x >> looks
+    case $fault in
+    flaps) [ $(($(wc -l < looks) % 2)) = 1 ]; echo power:$? ;;
+    comes_back) echo power:0; up ;;
+    *) echo power:0 ;;
+    esac
+}
+
 [ "$fault" = stall ] && sleep "$seconds"
 if [ "$action" = get ]; then
     [ "$fault" = unreadable ] && { echo "no sensor"; exit 1; }
     for what in "$@"; do
         case $what in
-        power) if running; then echo power:1; else echo power:0; fi ;;
+        power) look ;;
         *) echo "$what:default" ;;
         esac
     done
@@ -107,6 +117,7 @@ while [ $# -ge 2 ]; do
     "power 0"|shutdown*)
         case $fault in
         ignore_off) echo ignored >> log ;;
+        dies) echo died >> log; exec sleep 100000 ;;
         slow_off) (sleep "$seconds"; down) < /dev/null > /dev/null 2>&1 & ;;
         *) down ;;
         esac ;;
@@ -119,11 +130,14 @@ done
 
 class IpmiSim:
     """One host and its BMC. `command`: a line of shell that is the host, `exec`ed if it is one program; the default only sleeps.
-    `guid`: 32 hexadecimal digits, which machine the BMC says it is. Not thread-safe."""
+    `guid`: 32 hexadecimal digits, which machine the BMC says it is. `key`: its Kg, up to 16 letters. Not thread-safe."""
 
     address = "127.0.0.1"
 
-    def __init__(self, directory: Path, name: str, command: str = "exec sleep 100000", guid: str = "") -> None:
+    def __init__(
+        self, directory: Path, name: str, command: str = "exec sleep 100000", guid: str = "", key: str = ""
+    ) -> None:
+        self._key = key
         self.name = name
         self.guid = guid or os.urandom(16).hex()
         self.port = _free_port()
@@ -144,6 +158,7 @@ class IpmiSim:
                 name=self.name,
                 port=self.port,
                 guid=self.guid,
+                key=f'  bmc_key "{self._key}"\n' if self._key else "",
                 switch=switch,
                 directory=self._directory,
                 user=USER,
@@ -171,7 +186,7 @@ class IpmiSim:
     def stop(self) -> None:
         """The BMC and the host are dead when it returns."""
         if self._process is not None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # and a switch that never ends
             self._process.wait()
             self._process = None
         self.fault(None)
@@ -188,7 +203,9 @@ class IpmiSim:
 
     def fault(self, kind: str | None, seconds: float = 0.0) -> None:
         """Orders a fault, None ends it. ignore_off: says yes, does nothing · slow_off: off works `seconds` later · refuse: changes
-        fail · unreadable: the state cannot be read · stall: everything takes `seconds`, and holds up the BMC."""
+        fail · unreadable: the state cannot be read · stall: everything takes `seconds`, and holds up the BMC · flaps: once off, it
+        reads off and on by turns · comes_back: once it was read off, the host is on again by itself · dies: takes an off, does not
+        do it, and answers nothing from then on."""
         path = self._directory / "fault"
         if kind is None:
             path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
     with Network(("controller-1", "compute-1")) as network:
         network.cut("controller-1", "compute-1")      # what they send to each other is dropped, in both directions
-        network.pull("compute-1")                     # its cable: it reaches nobody
+        network.pull("compute-1")                     # its cable: it reaches nobody (but over its other plane, where it has one)
         network.mend()
         with network.inside("controller-1"):          # sockets made here, and children started here, are that machine's
             ...
@@ -27,7 +27,11 @@ from tests.integration.debian import need
 PREFIX = "ha-agent-test-"
 NAMED = Path("/run/netns")
 SWITCH = "switch"
-BRIDGE = "br0"
+MANAGEMENT, STORAGE = "management", "storage"
+BRIDGES = {MANAGEMENT: "br0", STORAGE: "br1"}
+CARDS = {MANAGEMENT: "eth0", STORAGE: "eth1"}
+# Ranges that are kept for documentation, so that nothing real is ever meant.
+RANGES = {MANAGEMENT: "192.0.2", STORAGE: "198.51.100"}
 TABLE = "bridge cuts"
 CLONE_NEWNET = 0x40000000
 COMMAND_S = 20.0
@@ -36,15 +40,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Network:
-    """See the module. `names`: of the machines, at most 15 letters each."""
+    """See the module. `names`: of the machines, at most 13 letters each; `storage`: those that are on a second network as well."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], storage: Sequence[str] = ()) -> None:
         self.names = tuple(names)
+        self._storage = tuple(storage)
         self._made: list[str] = []
 
-    def address(self, name: str) -> str:
-        """Of one machine; from the range that is kept for documentation, so that nothing real is ever meant."""
-        return f"192.0.2.{11 + self.names.index(name)}"
+    def planes(self, name: str) -> tuple[str, ...]:
+        """The networks that a machine is on."""
+        return (MANAGEMENT, STORAGE) if name in self._storage else (MANAGEMENT,)
+
+    def address(self, name: str, plane: str = MANAGEMENT) -> str:
+        """Of one machine."""
+        return f"{RANGES[plane]}.{11 + self.names.index(name)}"
 
     def namespace(self, name: str) -> str:
         """What `ip netns` calls the machine."""
@@ -67,11 +76,12 @@ class Network:
 
     def _build(self) -> None:
         switch = self._add(SWITCH)
-        _run("ip", "-n", switch, "link", "add", BRIDGE, "type", "bridge")
-        _run("ip", "-n", switch, "link", "set", BRIDGE, "up")
+        for bridge in BRIDGES.values():
+            _run("ip", "-n", switch, "link", "add", bridge, "type", "bridge")
+            _run("ip", "-n", switch, "link", "set", bridge, "up")
         for name in self.names:
             self._connect(name)
-            self.plug(name)
+            self.plug(name, *self.planes(name))
         self._nft(
             f"add table {TABLE}",
             f"add chain {TABLE} forward {{ type filter hook forward priority 0; policy accept; }}",
@@ -85,16 +95,16 @@ class Network:
         return namespace
 
     def _connect(self, name: str) -> None:
-        """A machine, its cable still out."""
+        """A machine, its cables still out."""
         machine, switch = self._add(name), self.namespace(SWITCH)
-        card = (
-            f"02:00:00:00:00:{11 + self.names.index(name):02x}"  # kept when the kernel is replaced: others remember it
-        )
-        near = ("eth0", "netns", machine, "address", card)
-        _run("ip", "link", "add", *near, "type", "veth", "peer", "name", name, "netns", switch)
-        _run("ip", "-n", switch, "link", "set", "dev", name, "master", BRIDGE)
-        _run("ip", "-n", machine, "address", "add", f"{self.address(name)}/24", "dev", "eth0")
-        _run("ip", "-n", machine, "link", "set", "eth0", "up")
+        for number, plane in enumerate(self.planes(name)):
+            # kept when the kernel is replaced: others remember it
+            card, port = f"02:00:00:00:{number:02x}:{11 + self.names.index(name):02x}", _port(name, plane)
+            near = (CARDS[plane], "netns", machine, "address", card)
+            _run("ip", "link", "add", *near, "type", "veth", "peer", "name", port, "netns", switch)
+            _run("ip", "-n", switch, "link", "set", "dev", port, "master", BRIDGES[plane])
+            _run("ip", "-n", machine, "address", "add", f"{self.address(name, plane)}/24", "dev", CARDS[plane])
+            _run("ip", "-n", machine, "link", "set", CARDS[plane], "up")
 
     def _remove(self) -> None:
         """A namespace ends with its last process and socket: those are the caller's to end first."""
@@ -118,18 +128,21 @@ class Network:
         rules = self._nft(f"list table {TABLE}").split()
         return sum(int(rules[i + 1]) for i, word in enumerate(rules) if word == "packets")
 
-    def pull(self, name: str) -> None:
-        """Its cable is out."""
-        _run("ip", "-n", self.namespace(SWITCH), "link", "set", "dev", name, "down")
+    def pull(self, name: str, *planes: str) -> None:
+        """Its cable is out, on the management plane or on those that are named."""
+        for plane in planes or (MANAGEMENT,):
+            _run("ip", "-n", self.namespace(SWITCH), "link", "set", "dev", _port(name, plane), "down")
 
-    def plug(self, name: str) -> None:
+    def plug(self, name: str, *planes: str) -> None:
         """Its cable is in."""
-        _run("ip", "-n", self.namespace(SWITCH), "link", "set", "dev", name, "up")
+        for plane in planes or (MANAGEMENT,):
+            _run("ip", "-n", self.namespace(SWITCH), "link", "set", "dev", _port(name, plane), "up")
 
     def replace(self, name: str) -> None:
-        """Another kernel, its cable out: what the old one still had to send, for processes that died, never leaves it. For a machine whose
+        """Another kernel, its cables out: what the old one still had to send, for processes that died, never leaves it. For a machine whose
         power is gone; nothing must run on it."""
-        _run("ip", "-n", self.namespace(SWITCH), "link", "del", "dev", name)
+        for plane in self.planes(name):
+            _run("ip", "-n", self.namespace(SWITCH), "link", "del", "dev", _port(name, plane))
         _run("ip", "netns", "del", self.namespace(name))
         self._made.remove(name)
         self._connect(name)
@@ -152,6 +165,11 @@ class Network:
 
     def _nft(self, *lines: str) -> str:
         return _run("ip", "netns", "exec", self.namespace(SWITCH), "nft", "-f", "-", said="\n".join(lines) + "\n")
+
+
+def _port(name: str, plane: str) -> str:
+    """Of the switch."""
+    return name if plane == MANAGEMENT else f"{name}-s"
 
 
 def _tidy() -> None:

@@ -45,7 +45,8 @@ class Host:
         self.socket = directory / "remote.sock"
         config = {
             "version": 1,
-            "listen": f"{network.address(directory.name)}:7420",
+            "user": "root",  # it shares its directory with the tests
+            "listen": [f"{network.address(directory.name, plane)}:7420" for plane in network.planes(directory.name)],
             "pki": {"directory": "pki"},
             "socket": self.socket.name,
             "state_directory": "remote",

@@ -2,7 +2,8 @@
 
 Real: kernels' TCP, the controller, every `ha-agent remote`, a BMC for each host (OpenIPMI's ipmi_sim, whose off kills all that runs on the
 host), certificates made by the CLI. Simulated: Nova, over HTTP. Nova and the BMCs are in the controller's namespace, on its loopback: it
-can read and fence everything even when it is cut off from every host, so that only its own judgement keeps it from that.
+can read and fence everything even when it is cut off from every host, so that only its own judgement keeps it from that. The hypervisors are on a
+second network, which the controller is not on; of one of them the controller is told that it can be reached there.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from ha_agent.model import Health
 from ha_agent.sim.nova_api import NovaApi
 from ha_agent.sim.nova_state import NovaState
 from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
-from tests.integration.netns import Network
+from tests.integration.netns import STORAGE, Network
 from tests.integration.netns_host import ROOT, Host
 
 CONTROLLER = "controller-1"
 HOSTS = ("compute-1", "compute-2", "compute-3", "compute-4")
+TWO_PLANES = HOSTS[2]
 TAG = "automatic-recovery"
 HEARTBEAT_S = 0.5
 SUSPECT_AFTER_S = 2.5
@@ -48,7 +50,7 @@ class Rig:
         self.directory = directory
         self.nova = NovaState(time.monotonic, random.Random(7), report_s=1.0, evacuation_s=(0.8, 1.0), sync_s=0.5)
         self.api = NovaApi(self.nova)
-        self.network = Network((CONTROLLER, *HOSTS))
+        self.network = Network((CONTROLLER, *HOSTS), storage=HOSTS)
         self.hosts: dict[str, Host] = {}
         self._lost: set[str] = set()
         self._stack = contextlib.AsyncExitStack()
@@ -141,10 +143,13 @@ class Rig:
             },
             "http": {"listen": "127.0.0.1:0", "socket": "controller.sock"},
             "store": {"url": "sqlite:///store.db", "lease_s": 6},
-            "hosts": {name: {"address": self.network.address(name)} for name in HOSTS},
+            "hosts": {name: {"address": self.network.address(name), **self._planes(name)} for name in HOSTS},
             "overrides": [{"match": {"hosts": name}, "fencing": {"devices": ports[name]}} for name in HOSTS[1:]],
         }
         (self.directory / "controller.yaml").write_text(yaml.safe_dump(config))
+
+    def _planes(self, name: str) -> dict[str, Any]:
+        return {"planes": {STORAGE: self.network.address(name, STORAGE)}} if name == TWO_PLANES else {}
 
     def _start_controller(self) -> None:
         command = [sys.executable, "-m", "ha_agent", "controller", "--config", str(self.directory / "controller.yaml")]
@@ -186,7 +191,7 @@ class Rig:
                 self.network.replace(name)
                 self.nova.power_cut(name)
             elif on and not was and name not in self._lost:
-                self.network.plug(name)
+                self.network.plug(name, *self.network.planes(name))
             now = host.boot_id() if on else ""
             if now and boot_id and now != boot_id:
                 self.nova.power_cut(name)  # where it only booted anew, its guests are gone all the same
@@ -198,10 +203,10 @@ class Rig:
                 host.compute(Health.UP)
             boot_id = now or boot_id
 
-    def lose(self, name: str) -> None:
-        """Every path of the host is cut. It runs on, and so do its guests."""
+    def lose(self, name: str, *planes: str) -> None:
+        """Every path of the host is cut, or those of some planes. It runs on, and so do its guests."""
         self._lost.add(name)
-        self.network.pull(name)
+        self.network.pull(name, *(planes or self.network.planes(name)))
         self.nova.isolate(name)
 
     def freeze(self, name: str) -> None:
@@ -216,7 +221,7 @@ class Rig:
         self.network.plug(CONTROLLER)
         for name, host in self.hosts.items():
             if host.on:  # a host that is off is plugged in when it boots
-                self.network.plug(name)
+                self.network.plug(name, *self.network.planes(name))
                 self.nova.join(name)
                 self.nova.thaw(name)
             host.heal()
@@ -273,6 +278,7 @@ class Rig:
             and not status["open_incidents"]
             and [each["view"]["verdict"] for each in hosts] == ["alive"] * len(HOSTS)
             and all(each["view"]["witnesses"] == len(HOSTS) - 1 for each in hosts)
+            and not any(each["view"]["planes_lost"] for each in hosts)
             and all(self.nova.hosts[name].works and not self.nova.hosts[name].forced_down for name in HOSTS)
         )
 

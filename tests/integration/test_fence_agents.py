@@ -91,6 +91,8 @@ def test_ipmi_switches_a_real_machine(sim: IpmiSim, tmp_path: Path) -> None:
     assert act("reboot") == 0
     assert sim.host_pid() not in (None, first, second)
     assert sim.log() == ["on", "off", "on", "off", "on"]
+    assert act("status", cipher="3") == 0
+    assert act("status", cipher="17") == 1, "this BMC has only 3"
     secret = tmp_path / "secret"
     secret.write_text(PASSWORD + "\n")
     for source in ({"password_file": secret}, {"passwd_script": f"cat '{secret}'"}):

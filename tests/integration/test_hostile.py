@@ -8,189 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import itertools
 import json
 import shutil
-import statistics
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 
-from ha_agent.heartbeat import control, wire
+from ha_agent.heartbeat import wire
 from ha_agent.heartbeat.channel import Channel
-from ha_agent.heartbeat.link import Endpoint, MonitorOptions
-from ha_agent.heartbeat.monitor import Monitor
+from ha_agent.heartbeat.link import Endpoint
 from ha_agent.heartbeat.pki import Pki
 from ha_agent.heartbeat.signing import Signer
 from ha_agent.model import Answer
-from ha_agent.ports import AnyObservation, Disconnected, Heartbeat, ProbeAnswered
-from ha_agent.system import SystemClock, SystemRandom
-from tests.unit.heartbeat_support import closed_port, impostor, listening, session, until, welcomed
+from tests.integration.attacker import ATTACKS, MAY_ENTER
+from tests.integration.honest import INTERVAL_S, Late, World, monitored, past, process, unharmed
+from tests.unit.heartbeat_support import impostor, listening, session, until, welcomed
 
-ROOT = Path(__file__).resolve().parents[2]
-INTERVAL_S = 0.05
 QUIET_S = 2.0
 ATTACK_S = 1.5
-SUSPECT_AFTER_S = 4.0  # the default of detection.suspect_after_s
 DEADLINE_S = 15.0
 NONCE = "0123456789abcdef0123456789abcdef"
-
-# attack → counters of the remote of which at least one must grow.
-ATTACKS = {
-    "flood": {"handshakes_cut", "refused_rate"},
-    "garbage": {"handshakes_garbage"},
-    "slow_loris": {"handshakes_evicted", "handshakes_slow"},
-    "replay": {"handshakes_garbage"},
-    "wrong_authority": {"handshakes_untrusted"},
-    "expired": {"handshakes_expired"},
-    "revoked": {"refused_revoked"},
-    "as_controller": {"refused_identities"},
-    "as_another": {"refused_identities"},
-    "oversized": {"oversized_frames"},
-    "forged_order": {"malformed_frames"},
-}
-MAY_ENTER = {"oversized", "forged_order"}  # a stolen, unrevoked host may say Hello, as any host; nothing more
-
-
-@dataclass
-class Heard:
-    """What the monitor observed."""
-
-    beats: dict[str, list[Heartbeat]] = field(default_factory=dict)
-    ended: list[Disconnected] = field(default_factory=list)
-    answers: list[ProbeAnswered] = field(default_factory=list)
-
-    def __call__(self, observation: AnyObservation) -> None:
-        match observation:
-            case Heartbeat():
-                self.beats.setdefault(observation.host, []).append(observation)
-            case Disconnected():
-                self.ended.append(observation)
-            case ProbeAnswered():
-                self.answers.append(observation)
-            case _:
-                pass
-
-
-@dataclass(frozen=True)
-class Late:
-    """Milliseconds. `gap`: between two heartbeats, beyond the interval; `rtt`: a heartbeat and its acknowledgement."""
-
-    gap_p50: float
-    gap_p99: float
-    rtt_p50: float
-    rtt_p99: float
-
-    @staticmethod
-    def of(beats: list[Heartbeat]) -> Late:
-        gaps = sorted(1000 * abs(b.at - a.at - INTERVAL_S) for a, b in itertools.pairwise(beats))
-        rtts = sorted(1000 * beat.rtt_s for beat in beats)
-        return Late(*(cut[at] for cut in map(percentiles, (gaps, rtts)) for at in (49, 98)))
-
-
-def percentiles(values: list[float]) -> list[float]:
-    return statistics.quantiles(values, n=100, method="inclusive")
-
-
-class World:
-    """An authority, an honest remote in a process of its own, and an attacker in another."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.loot = directory / "loot"
-        self.home = directory / "compute-1"
-        self.controller = directory / "controller"
-        self.port = closed_port()
-        self.pki = Pki(directory / "ca", past)
-        self.pki.init()
-        self.pki.issue("host", "was-here", self.loot / "expired")
-        self.pki = Pki(directory / "ca")
-        self.pki.issue("host", "stolen", self.loot / "stolen")
-        self.pki.issue("host", "robbed", self.loot / "revoked")
-        self.pki.revoke("host", "robbed")
-        self.pki.issue("controller", "controller-1", self.controller)
-        self.pki.issue("controller", "controller-2", directory / "controller-2")
-        self.pki.issue("host", "compute-1", self.home / "pki")
-        foreign = Pki(directory / "foreign-ca")
-        foreign.init()
-        foreign.issue("controller", "controller-1", self.loot / "wrong-authority")
-        # It trusts ours: it is the honest side that must refuse.
-        shutil.copyfile(self.home / "pki" / "ca.pem", self.loot / "wrong-authority" / "ca.pem")
-
-    def configure(self) -> Path:
-        (self.home / "health.json").write_text('{"nova_compute": "up", "libvirt": "up"}')
-        path = self.home / "remote.yaml"
-        settings = {
-            "version": 1,
-            "listen": f"127.0.0.1:{self.port}",
-            "pki": {"directory": "pki"},
-            "socket": "remote.sock",
-            "state_directory": "state",
-            "machine_file": None,
-            "health": {"file": "health.json"},
-        }
-        path.write_text(yaml.safe_dump(settings))
-        return path
-
-    async def counters(self) -> dict[str, int]:
-        """Of the remote, over its own socket."""
-        status = await control.ask(self.home / "remote.sock", control.AskStatus())
-        assert isinstance(status, control.RemoteStatus)
-        return status.counters
-
-
-def past() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1000)
-
-
-@contextlib.contextmanager
-def process(*arguments: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as errors:
-        made = subprocess.Popen(
-            [sys.executable, "-m", *map(str, arguments)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
-    try:
-        yield made
-    finally:
-        made.kill()
-        made.wait()
-        for pipe in (made.stdin, made.stdout):
-            assert pipe is not None
-            pipe.close()
-
-
-@contextlib.asynccontextmanager
-async def monitored(world: World, hosts: dict[str, int]) -> AsyncIterator[tuple[Monitor, Heard]]:
-    heard = Heard()
-    options = MonitorOptions(interval_s=INTERVAL_S, dial_s=1.0, retry_min_s=0.05, retry_max_s=0.2)
-    endpoints = {host: Endpoint(address="127.0.0.1", port=port) for host, port in hosts.items()}
-    watch = Monitor(world.controller, endpoints, heard, SystemClock(), SystemRandom(), options)
-    await watch.start()
-    try:
-        yield watch, heard
-    finally:
-        await watch.stop()
-
-
-def unharmed(heard: Heard, since: int) -> list[Heartbeat]:
-    """The honest host's heartbeats from this one on: all of them came, in time, over one connection."""
-    beats = heard.beats["compute-1"][since:]
-    numbers = [beat.seq for beat in beats]
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    assert max(b.at - a.at for a, b in itertools.pairwise(beats)) < SUSPECT_AFTER_S
-    assert not [one for one in heard.ended if one.host == "compute-1"]
-    return beats
 
 
 def report(name: str, quiet: Late, attacked: Late, more: str) -> str:
@@ -215,15 +53,12 @@ async def test_a_remote_under_attack(tmp_path: Path, capsys: pytest.CaptureFixtu
     world = World(tmp_path)
     lines = []
     with (
-        process("ha_agent", "remote", "--config", world.configure(), log=tmp_path / "remote.log") as daemon,
+        world.remote(),
         process("tests.integration.attacker", str(world.port), world.loot, log=tmp_path / "attacker.log") as attacker,
     ):
         assert attacker.stdin is not None
         assert attacker.stdout is not None
-        async with asyncio.timeout(DEADLINE_S):
-            while not (world.home / "remote.sock").exists():
-                assert daemon.poll() is None, (tmp_path / "remote.log").read_text()
-                await asyncio.sleep(0.05)
+        await world.ready()
         async with monitored(world, {"compute-1": world.port}) as (_, heard):
             # A stolen host's half of a frame, sent at leisure, through all that follows.
             dawdler = await session(world.port, world.loot / "stolen")
@@ -260,7 +95,7 @@ async def test_a_remote_under_attack(tmp_path: Path, capsys: pytest.CaptureFixtu
                 await asyncio.wait_for(dawdling, DEADLINE_S)
             assert (await world.counters())["idle_closed"] == 1
             unharmed(heard, 0)
-        log = (tmp_path / "remote.log").read_text()
+        log = (world.home / "remote.log").read_text()
         assert "127.0.0." in log
         assert len(log.splitlines()) < 200, "a flood of connections became a flood of lines"
     with capsys.disabled():
@@ -337,11 +172,11 @@ async def test_a_controller_that_dials_impostors(tmp_path: Path, capsys: pytest.
                 channel.send(wire.ProbeResult(nonce=frame.nonce, target=frame.target, answer=Answer.SIGNED, signed=lie))
             await asyncio.sleep(0.02)
 
-    with process("ha_agent", "remote", "--config", world.configure(), log=tmp_path / "remote.log"), listening() as mute:
+    with world.remote(), listening() as mute:
         async with contextlib.AsyncExitStack() as stack:
             hosts = {"compute-1": world.port, "slow-loris": int(mute.getsockname()[1])}
             answers = {"oversized": oversized, "garbage": garbage, "forger": forge}
-            await until((world.home / "remote.sock").exists)
+            await world.ready()
             async with monitored(world, hosts) as (watch, heard):
                 await until(lambda: bool(heard.beats.get("compute-1")))
                 since = len(heard.beats["compute-1"])

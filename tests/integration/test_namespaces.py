@@ -12,7 +12,16 @@ import pytest
 import pytest_asyncio
 
 from tests.integration.debian import need
-from tests.integration.netns_rig import CONTROLLER, HEARTBEAT_S, HOSTS, HUNG_PATIENCE_S, SUSPECT_AFTER_S, Rig
+from tests.integration.netns import MANAGEMENT, STORAGE
+from tests.integration.netns_rig import (
+    CONTROLLER,
+    HEARTBEAT_S,
+    HOSTS,
+    HUNG_PATIENCE_S,
+    SUSPECT_AFTER_S,
+    TWO_PLANES,
+    Rig,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 
@@ -83,6 +92,27 @@ async def test_every_path_of_a_host_is_cut(rig: Rig) -> None:
     assert [books.switched(other) for other in HOSTS if other != host] == [[], [], []]
     assert here
     assert all(rig.nova.servers[server].host != host for server in here)
+
+
+async def test_a_host_loses_one_plane_and_then_the_other(rig: Rig) -> None:
+    """Without its management plane it is reached over the other one by its peers, not by the controller: it lives. Without both it is down."""
+    books, host, before = Books(rig), TWO_PLANES, len(rig.log())
+    rig.lose(host, MANAGEMENT)
+    await rig.until_verdict(host, "partitioned")
+    await asyncio.sleep(ROUNDS_S)
+    assert await rig.verdict(host) == "partitioned"
+    (incident,) = await rig.incidents()
+    assert incident["host"] == host
+    assert incident["reason"].endswith("got a signed answer over storage; the management plane is lost")
+    assert "this controller" not in incident["reason"]
+    assert books.untouched()
+    rig.lose(host, STORAGE)
+    await rig.until(lambda: _is(books.switched(host) == ["off"]), 30, "the off reaches its BMC")
+    said = rig.log()[before:]
+    assert f"{host} [fence] now down: " in said
+    assert "cannot reach it either; the management and storage planes are lost" in said
+    await rig.heal()
+    assert books.switched(host) == ["off", "on"]
 
 
 async def test_the_controller_is_cut_from_all(rig: Rig) -> None:

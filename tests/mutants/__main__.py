@@ -23,10 +23,12 @@ EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 RESULT = ROOT / "docs/mutants.txt"
 MUTATED = (
     "ha_agent/guards.py",
+    "ha_agent/planes.py",
     "ha_agent/witness.py",
     "ha_agent/decide/*.py",
     "ha_agent/controller/engine.py",
     "ha_agent/controller/lookout.py",
+    "ha_agent/controller/overplanes.py",
     "ha_agent/controller/silence.py",
     "ha_agent/controller/executor.py",
 )

@@ -44,8 +44,12 @@ ALL: dict[str, Story] = {
             recovery=replaced(PLAIN, settle_after_s=110.0, retry_min_s=30.0),
         ),
         Story("back before the list", (f"kill {SUBJECT}",), {"force_down": (GONE, f"power_on {SUBJECT} 1")}),
-        # the same boot is heard although its device reads off: the one way to the plan UNFORCE
-        Story("heard again", (f"device {SUBJECT} lying", f"freeze {SUBJECT} for 30"), {"evacuate": (GONE,)}),
+        # the same boot is heard although its device reads off, before a witness reaches it: the one way to the plan UNFORCE
+        Story(
+            "heard again",
+            (f"device {SUBJECT} lying", f"freeze {SUBJECT} for 30", "split for 33"),
+            {"evacuate": (GONE,)},
+        ),
         # unanswered, an order is said again
         Story("planned work", (*(f"order maintenance_on {SUBJECT} new fans",) * 2, f"reboot {SUBJECT} 5")),
         Story("guest told", ("guest_fault vm3 watchdog",)),

@@ -30,7 +30,9 @@ from ha_agent.model import (
     Verdict,
     VerdictGiven,
 )
+from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import Policy, Storm
+from ha_agent.ports import AnyObservation, ProbeAnswered
 from ha_agent.sim.actions import perform
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.loop import MakeEngine
@@ -139,6 +141,16 @@ def anything_goes(state: State, command: Command, rules: Policy, now_s: float) -
     return ""
 
 
+class OnePlaneIsAll(Engine):
+    """What is found over the management plane is taken for what there is: answers over other planes are ignored."""
+
+    def observe(self, obs: AnyObservation) -> None:
+        if isinstance(obs, ProbeAnswered) and obs.over:
+            found = obs.over[MANAGEMENT]
+            obs = replace(obs, answer=found, over=dict.fromkeys(obs.over, found))
+        super().observe(obs)
+
+
 class Careless(Engine):
     """Sends whatever it has, whoever leads by now."""
 
@@ -237,6 +249,11 @@ def stands_still_while_it_sends(sim: Simulation) -> None:
     sim.run(5.0)
 
 
+def loses_its_management_plane(sim: Simulation) -> None:
+    sim.world.lose_plane("h2", MANAGEMENT, lost=True)
+    sim.run(60.0)
+
+
 @dataclass(frozen=True)
 class Case:
     """A rule, a bug that breaks it, and a world in which that shows."""
@@ -265,6 +282,16 @@ def mute_h2(make: MakeEngine) -> Simulation:
     return sim
 
 
+def two_planes(make: MakeEngine) -> Simulation:
+    """A cloud in which every host has a second plane."""
+    rules = policy()
+    hosts = {name: replace(host, planes=("storage",)) for name, host in rules.hosts.items()}
+    sim = Simulation(1, replace(rules, hosts=hosts), make=make)
+    sim.start()
+    sim.run(20.0)
+    return sim
+
+
 CASES = {
     "second evacuate": Case("S1", planted(twice), dies),
     "absent is proof": Case("S1", planted(absent_is_proof), evacuated_by_hand),
@@ -272,6 +299,7 @@ CASES = {
     "unfence early": Case("S3", unguarded(unfence_early), dies),
     "no lease": Case("S4", Careless, stands_still_while_it_sends, partial(cloud, controllers=2)),
     "no witnesses": Case("S5", planted(partitioned_is_down), our_path_is_cut),
+    "second plane ignored": Case("S5", OnePlaneIsAll, loses_its_management_plane, two_planes),
     "never seen": Case("S5", planted(never_seen_is_down), never_up, mute_h2),
     "no storm guard": Case("S6", planted(no_storm_guard), two_die, partial(cloud, share=0.2)),
     "disarmed": Case("S6", unguarded(always_armed), dies_disarmed),

@@ -25,6 +25,7 @@ PURE = (
     "ha_agent.model",
     "ha_agent.errors",
     "ha_agent.policy",
+    "ha_agent.planes",
     "ha_agent.plans",
     "ha_agent.guards",
     "ha_agent.witness",
@@ -42,11 +43,13 @@ DECISIONS = tuple(module for module in PURE if module != "ha_agent.ports")
 # What drivers may use: words, errors, ports, and thin wrappers of the operating system; no decisions.
 WORDS = (
     "ha_agent.model",
+    "ha_agent.planes",
     "ha_agent.policy",
     "ha_agent.errors",
     "ha_agent.ports",
     "ha_agent.system",
     "ha_agent.sdnotify",
+    "ha_agent.logs",
 )
 # What everyone further out may use.
 COMMON = (*PURE, *WORDS)
@@ -59,7 +62,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PURE, DECISIONS),
     "ha_agent.witness": PURE,
     "ha_agent.system": PURE,
-    "ha_agent.sdnotify": PURE,
+    **dict.fromkeys(("ha_agent.sdnotify", "ha_agent.logs", "ha_agent.privileges"), PURE),
     "ha_agent.config": COMMON,
     **{f"ha_agent.{driver}": WORDS for driver in DRIVERS},
     "ha_agent.api": (*COMMON, "ha_agent.metrics"),

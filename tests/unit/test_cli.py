@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -182,7 +183,7 @@ def remote_yaml(directory: Path, port: int, name: str = "compute-1") -> Path:
     file = directory / "remote.yaml"
     file.write_text(
         f"version: 1\nname: {name}\nlisten: '127.0.0.1:{port}'\npki: {{directory: host/compute-1}}\nsocket: remote.sock\n"
-        "state_directory: state\nhealth: {file: health.json}\n",
+        f"state_directory: state\nhealth: {{file: health.json}}\nuser: {pwd.getpwuid(os.geteuid()).pw_name}\n",
         encoding="utf-8",
     )
     return file

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ha_agent import config
+from ha_agent.config import drivers
 from ha_agent.errors import ConfigError
+from ha_agent.fencing import fence_agent
 
 GOOD = """
 version: 1
@@ -113,6 +115,55 @@ TABLE: list[tuple[str, str, str, str, str]] = [
         "already the remote of h1",
         "own address",
     ),
+    (
+        "one address on a plane of another host",
+        replaced("192.0.2.3}", "192.0.2.3, planes: {storage: 192.0.2.1}}"),
+        "hosts.h3.planes.storage",
+        "192.0.2.1:7420 is already the remote of h1",
+        "own address or port",
+    ),
+    (
+        "an address that is a plane of another host",
+        GOOD.replace("192.0.2.1}", "192.0.2.1, planes: {storage: 192.0.2.3}}"),
+        "hosts.h3.address",
+        "192.0.2.3:7420 is already the remote of h1",
+        "own address or port",
+    ),
+    (
+        "one address on two planes",
+        replaced("192.0.2.3}", "192.0.2.3, planes: {storage: 192.0.2.3}}"),
+        "hosts.h3.planes.storage",
+        "192.0.2.3:7420 is already this host's management plane",
+        "another network",
+    ),
+    (
+        "the management plane twice",
+        replaced("192.0.2.3}", "192.0.2.3, planes: {management: 192.0.2.9}}"),
+        "hosts.h3.planes.management",
+        "is the plane of `address`",
+        "`address` only",
+    ),
+    (
+        "a plane with a blank in its name",
+        replaced("192.0.2.3}", "192.0.2.3, planes: {'the storage': 192.0.2.9}}"),
+        "hosts.h3.planes.the storage",
+        "as the name of a plane",
+        "storage, tenant",
+    ),
+    (
+        "a port in the address of a plane",
+        replaced("192.0.2.3}", "192.0.2.3, planes: {storage: '192.0.2.9:7420'}}"),
+        "hosts.h3.planes.storage",
+        "is not a host name or an IP address",
+        "its own",
+    ),
+    (
+        "too many planes",
+        replaced("192.0.2.3}", "192.0.2.3, planes: {a: 192.0.2.6, b: 192.0.2.7, c: 192.0.2.8, d: 192.0.2.9}}"),
+        "hosts.h3.planes",
+        "are 4: a host has at most 3 planes beside that of management",
+        "independently",
+    ),
     ("a port in an address", replaced("192.0.2.3", "192.0.2.3:7420"), "hosts.h3.address", "is not", "its own"),
     ("a slash in a name", replaced("h3:", "a/b:"), "hosts.a/b", "slash", "openstack compute service list"),
     ("a blank in a name", replaced("h3:", '"a b":'), "hosts.a b", "blank", "openstack compute service list"),
@@ -158,10 +209,153 @@ TABLE: list[tuple[str, str, str, str, str]] = [
     ("no password", replaced(", password_file: pw", ""), "fencing.devices.bmc.password_file", "is missing", "file"),
     (
         "a driver of another version",
-        replaced("driver: ipmi", "driver: redfish"),
+        replaced("driver: ipmi", "driver: ironic"),
         "fencing.devices.bmc.driver",
-        "redfish is not built into this version",
-        "ipmi, manual",
+        "ironic is not built into this version",
+        "ipmi, redfish, fence_agent, manual",
+    ),
+    (
+        "an IPMI cipher suite that we do not speak",
+        replaced("password_file: pw", "password_file: pw, options: {cipher: 12}"),
+        "fencing.devices.bmc.options.cipher",
+        "is not one of the choices",
+        "use 17 or 3",
+    ),
+    (
+        "an outlet of a BMC that has none",
+        replaced("password_file: pw", "password_file: pw, plug: 1"),
+        "fencing.devices.bmc.plug",
+        "means nothing to the driver ipmi",
+        "remove it",
+    ),
+    (
+        "a redfish option that is none",
+        replaced("driver: ipmi", "driver: redfish").replace("file: pw", "file: pw, options: {insecur: true}"),
+        "fencing.devices.bmc.options.insecur",
+        "is unknown to the driver redfish",
+        "did you mean insecure?",
+    ),
+    (
+        "a CA that is not looked at",
+        replaced("driver: ipmi", "driver: redfish").replace(
+            "file: pw", "file: pw, options: {insecure: true, ca_file: ca.pem}"
+        ),
+        "fencing.devices.bmc.options.insecure",
+        "ca_file would not be looked at",
+        "remove one",
+    ),
+    (
+        "another login than there is",
+        replaced("driver: ipmi", "driver: redfish").replace("file: pw", "file: pw, options: {auth: digest}"),
+        "fencing.devices.bmc.options.auth",
+        "is not one of the choices",
+        "use session or basic",
+    ),
+    (
+        "an agent for a BMC driver",
+        replaced("driver: ipmi", "driver: redfish, agent: fence_redfish"),
+        "fencing.devices.bmc.agent",
+        "means nothing to the driver redfish",
+        "remove it",
+    ),
+    (
+        "no agent",
+        replaced("driver: ipmi", "driver: fence_agent"),
+        "fencing.devices.bmc.agent",
+        "is missing",
+        "fence_apc",
+    ),
+    (
+        "a program in the working directory",
+        replaced("driver: ipmi", "driver: fence_agent, agent: ./fence_apc"),
+        "fencing.devices.bmc.agent",
+        "is neither a name nor an absolute path",
+        "/usr/sbin/fence_apc",
+    ),
+    (
+        "a path that climbs",
+        replaced("driver: ipmi", "driver: fence_agent, agent: /usr/sbin/../../tmp/fence_apc"),
+        "fencing.devices.bmc.agent",
+        "is neither a name nor an absolute path",
+        "/usr/sbin/fence_apc",
+    ),
+    (
+        "any other program",
+        replaced("driver: ipmi", "driver: fence_agent, agent: reboot"),
+        "fencing.devices.bmc.agent",
+        "is not the name of a fence agent",
+        "begins with fence_",
+    ),
+    (
+        "an option that we say ourselves",
+        replaced("driver: ipmi", "driver: fence_agent, agent: fence_apc").replace("pw}", "pw, options: {port: 3}}"),
+        "fencing.devices.bmc.options.port",
+        "is said by the driver itself",
+        "use the device's field plug",
+    ),
+    (
+        "an action as an option",
+        replaced("driver: ipmi", "driver: fence_agent, agent: fence_apc").replace("pw}", "pw, options: {action: on}}"),
+        "fencing.devices.bmc.options.action",
+        "is said by the driver itself",
+        "remove it",
+    ),
+    (
+        "a secret in the file",
+        replaced("driver: ipmi", "driver: fence_agent, agent: fence_apc").replace(
+            "pw}", "pw, options: {snmp_priv_passwd: x}}"
+        ),
+        "fencing.devices.bmc.options.snmp_priv_passwd",
+        "may be a secret",
+        "password_file",
+    ),
+    (
+        "a talkative agent",
+        replaced("driver: ipmi", "driver: fence_agent, agent: fence_apc").replace(
+            "pw}", "pw, options: {debug_file: /x}}"
+        ),
+        "fencing.devices.bmc.options.debug_file",
+        "passwords too",
+        "remove it",
+    ),
+    (
+        "an option that adds a line",
+        replaced("driver: ipmi", "driver: fence_agent, agent: fence_apc").replace(
+            "pw}", 'pw, options: {method: "onoff\\naction=off"}}'
+        ),
+        "fencing.devices.bmc.options.method",
+        "is not one line of plain text",
+        "remove line ends",
+    ),
+    (
+        "an option in no agent's language",
+        replaced("driver: ipmi", "driver: fence_agent, agent: fence_apc").replace("pw}", "pw, options: {'a=b': 1}}"),
+        "fencing.devices.bmc.options.a=b",
+        "is not the name of an option",
+        "lower-case",
+    ),
+    (
+        "a list as an option",
+        replaced("driver: ipmi", "driver: fence_agent, agent: fence_apc").replace("pw}", "pw, options: {method: [a]}}"),
+        "fencing.devices.bmc.options.method",
+        "is not a text",
+        "quotes",
+    ),
+    (
+        "one outlet for all hosts",
+        replaced("driver: ipmi", "driver: fence_agent, agent: fence_apc, plug: 4").replace("{host}.bmc", "192.0.2.100"),
+        "fencing.devices.bmc",
+        "of h2 is 192.0.2.100, plug 4, which is already bmc of h1",
+        "by {host} or a var",
+    ),
+    (
+        "one outlet of an agent without an address",
+        replaced("driver: ipmi", "driver: fence_agent, agent: fence_apc, plug: 4").replace(
+            'address: "{host}.bmc", ', ""
+        ),
+        "fencing.devices.bmc",
+        "of h2 is fence_apc, plug 4, which is already bmc of h1",
+        "by {host} or a var",
     ),
     (
         "an unknown option",
@@ -442,6 +636,74 @@ def test_no_problem_shows_a_value_that_may_be_secret() -> None:
             check_files=False,
         )
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_ca_is_no_secret_but_must_be_there(tmp_path: Path) -> None:
+    text = GOOD.replace("driver: ipmi", "driver: redfish").replace(
+        "password_file: pw}", "password_file: pw, options: {ca_file: 'ca/{host}.pem'}}"
+    )
+    (tmp_path / "pw").write_text("x")
+    (tmp_path / "pw").chmod(0o400)
+    (tmp_path / "ca").mkdir()
+    for host in ("h1", "h2"):
+        (tmp_path / "ca" / f"{host}.pem").write_text("x")
+        (tmp_path / "ca" / f"{host}.pem").chmod(0o444)
+    with pytest.raises(ConfigError) as caught:
+        config.loads(text, tmp_path / "controller.yaml", environ={})
+    [(field, problem, fix)] = caught.value.problems
+    assert field == "fencing.devices.bmc.options.ca_file (line 6)"
+    assert "ca/h3.pem cannot be read: No such file" in problem
+    assert fix == "correct the name, or the file's rights"
+
+
+def test_the_bmc_s_key_is_a_secret(tmp_path: Path) -> None:
+    text = GOOD.replace("password_file: pw}", "password_file: pw, options: {kg_file: kg}}")
+    for name, mode in (("pw", 0o400), ("kg", 0o444)):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        config.loads(text, tmp_path / "controller.yaml", environ={})
+    [(field, problem, _)] = caught.value.problems
+    assert field == "fencing.devices.bmc.options.kg_file (line 6)"
+    assert "can be read by everyone" in problem
+
+
+def test_an_agent_that_is_not_installed(tmp_path: Path) -> None:
+    text = GOOD.replace("driver: ipmi", "driver: fence_agent, agent: fence_of_nobody")
+    (tmp_path / "pw").write_text("x")
+    (tmp_path / "pw").chmod(0o400)
+    with pytest.raises(ConfigError) as caught:
+        config.loads(text, tmp_path / "controller.yaml", environ={})
+    [(field, problem, fix)] = caught.value.problems
+    assert field == "fencing.devices.bmc.agent (line 6)"
+    assert "is not installed (looked in /usr/local/sbin, /usr/sbin, /sbin)" in problem
+    assert "fence-agents" in fix
+
+
+def test_an_unverified_certificate_is_warned_of() -> None:
+    text = GOOD.replace("driver: ipmi", "driver: redfish").replace("file: pw", "file: pw, options: {insecure: true}")
+    loaded = config.loads(text, "/nowhere/controller.yaml", check_files=False, environ={})
+    [warning] = loaded.warnings
+    assert "fencing.devices.bmc.options.insecure" in warning
+    assert "not verified" in warning
+    assert loaded.levels["h1"][0][0].options == {"insecure": "true"}
+    assert loaded.levels["h1"][0][0].port == 443
+
+
+def test_the_same_directories_are_looked_in_when_an_agent_is_run() -> None:
+    assert drivers.AGENT_DIRECTORIES == fence_agent.DIRECTORIES
+
+
+def test_outlets_and_varying_options_tell_hosts_apart() -> None:
+    agent = GOOD.replace("driver: ipmi", "driver: fence_agent, agent: fence_vmware_rest").replace(
+        "{host}.bmc", "192.0.2.9"
+    )
+    plugs = agent.replace("file: pw", "file: pw, plug: '{host}'")
+    options = agent.replace("file: pw", "file: pw, options: {uuid: 'vm-{host}', power_wait: 0.5, ssl: true}")
+    levels = config.loads(plugs, "/nowhere/c.yaml", check_files=False, environ={}).levels
+    assert [levels[host][0][0].plug for host in levels] == ["h1", "h2", "h3"]
+    levels = config.loads(options, "/nowhere/c.yaml", check_files=False, environ={}).levels
+    assert levels["h2"][0][0].options == {"uuid": "vm-h2", "power_wait": "0.5", "ssl": "true"}
 
 
 def test_files_with_secrets(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from ha_agent import config
 from ha_agent.bounds import bounds, host_bounds
 from ha_agent.config.devices import TemplateError, fill
+from ha_agent.controller.compose import endpoints
 from ha_agent.errors import ConfigError
 from ha_agent.model import Mode
 from ha_agent.policy import Detection, HostPolicy, Policy
@@ -26,9 +27,22 @@ def test_the_example_is_complete_and_shows_the_defaults() -> None:
     loaded = config.load(EXAMPLES / "controller.yaml", check_files=False)
     assert loaded.warnings == ()
     assert loaded.policy.hosts["compute-1"] == HostPolicy(name="compute-1", domain="rack-1")
+    assert loaded.policy.hosts["compute-2"].planes == ("storage", "tenant")
+    assert endpoints(loaded)["compute-2"].planes == {"storage": "198.51.100.12", "tenant": "203.0.113.12"}
     assert loaded.policy.hosts["nfv-1"].recovery.mode is Mode.NOTIFY
     assert loaded.policy.hosts["nfv-1"].recovery.settle_after_s == 3600
     assert loaded.levels["compute-1"][0][0].address == "compute-1.bmc.example.org"
+
+
+def test_the_example_of_two_levels_is_good() -> None:
+    loaded = config.load(EXAMPLES / "fencing.yaml", check_files=False)
+    assert loaded.warnings == ()
+    assert loaded.policy.hosts["compute-1"].fencing.levels == (("bmc",), ("pdu_a", "pdu_b"))
+    [[bmc], pdus] = loaded.levels["compute-3"]
+    assert (bmc.driver, bmc.port) == ("redfish", 443)
+    assert [(pdu.agent, pdu.address, pdu.plug) for pdu in pdus] == [
+        ("fence_apc_snmp", f"pdu-{side}.rack-2.example.org", "1") for side in "ab"
+    ]
 
 
 def test_the_remote_example_shows_the_defaults(tmp_path: Path) -> None:
@@ -48,6 +62,31 @@ def test_broken_remotes_say_so(tmp_path: Path) -> None:
     assert {each[0].partition(" ")[0] for each in caught.value.problems} == {"listen", "name", "health.files"}
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ("[]", "listen"),
+        ("['192.0.2.1:7420', here]", "listen[1]"),
+        ("['192.0.2.1:7420', '192.0.2.1:7420']", "listen[1]"),
+        ("['192.0.2.1:1', '192.0.2.1:2', '192.0.2.1:3', '192.0.2.1:4', '192.0.2.1:5']", "listen"),
+        ("[7420]", "listen"),
+    ],
+)
+def test_a_list_of_addresses_that_is_wrong(tmp_path: Path, given: str, field: str) -> None:
+    broken = tmp_path / "remote.yaml"
+    broken.write_text(f"version: 1\nlisten: {given}\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load_remote(broken)
+    assert [each[0].partition(" ")[0] for each in caught.value.problems] == [field]
+
+
+def test_a_remote_listens_on_several_planes(tmp_path: Path) -> None:
+    path = tmp_path / "remote.yaml"
+    path.write_text("version: 1\nlisten: ['192.0.2.11:7420', '[2001:db8::11]:7421']\n")
+    loaded = config.load_remote(path)
+    assert (loaded.listen, loaded.port, loaded.listen_also) == ("192.0.2.11", 7420, (("2001:db8::11", 7421),))
+
+
 def test_nothing_but_the_necessary() -> None:
     loaded = load(GOOD)
     assert loaded.policy == Policy(hosts={h: HostPolicy(name=h) for h in ("h1", "h2", "h3")})
@@ -65,6 +104,13 @@ def test_a_preset_is_overridden_field_by_field() -> None:
 @pytest.mark.parametrize("preset", ["lan", "wan", "aggressive"])
 def test_every_preset_keeps_the_rules(preset: str) -> None:
     assert load(GOOD + f"detection: {{preset: {preset}}}").policy.hosts
+
+
+@pytest.mark.parametrize("preset", ["lan", "wan", "aggressive"])
+def test_a_witness_outlives_a_lost_packet(preset: str) -> None:
+    """Linux repeats a lost SYN after a second; a dial has 95 % of the probe's time."""
+    detection = load(GOOD + f"detection: {{preset: {preset}}}").policy.detection
+    assert 0.95 * detection.probe_timeout_s > 1.2
 
 
 def test_a_preset_of_an_override_beats_the_common_fields() -> None:

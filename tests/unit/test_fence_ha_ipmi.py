@@ -11,7 +11,8 @@ from ha_agent.errors import DriverError, HaAgentError, Unanswered
 from ha_agent.fenceagents import ipmi
 from ha_agent.fenceagents.options import Options
 from ha_agent.fenceagents.run import Answer, World
-from ha_agent.fencing.worker import Connection, Request
+from ha_agent.fencing.drivers import Connection
+from ha_agent.fencing.worker import Request
 from ha_agent.model import Power
 
 ON, OFF = Power.ON, Power.OFF
@@ -21,6 +22,7 @@ VALUES = {
     "username": "ann",
     "password": "tiger",
     "privlvl": "operator",
+    "cipher": "3",
     "login_timeout": "5",
     "power_timeout": "10",
 }
@@ -104,7 +106,7 @@ def test_off_is_read_twice(power: Power) -> None:
     assert len([m for m in bmc.murmurs if m == "reading off"]) >= 2
     request = bmc.requests[0]
     assert (request.device.address, request.device.port, request.device.username) == ("bmc-1", 6230, "ann")
-    assert request.device.options["privilege"] == "operator"
+    assert request.device.options == {"privilege": "operator", "cipher": "3"}
     assert bmc.passwords == [b"tiger"]
     assert not any("tiger" in m for m in (*bmc.murmurs, answer.text))
 

@@ -51,3 +51,19 @@ def test_unknown_drivers_empty_levels_and_repeated_names() -> None:
     assert "no driver 'carrier-pigeon'" in of(a=((Device(name="x", driver="carrier-pigeon"),),))[0][1]
     assert "no device" in of(a=((),))[0][1]
     assert "named twice" in of(a=((BMC, BMC),))[0][1]
+
+
+def test_each_driver_has_needs_of_its_own() -> None:
+    redfish = Device(name="bmc", driver="redfish", port=443, username="a-name-that-redfish-can-carry")
+    assert {field.rsplit(".", 1)[1] for field, _, _ in of(a=((redfish,),))} == {"address", "password_file"}
+    assert [field for field, _, _ in of(a=((Device(name="pdu", driver="fence_agent", port=0),),))] == [
+        "hosts.a.fencing.levels[1].pdu.agent"
+    ]
+    assert of(a=((Device(name="pdu", driver="fence_agent", agent="fence_apc", port=0),),)) == []
+
+
+def test_errors_name_a_device_by_what_an_operator_looks_for() -> None:
+    assert BMC.where == "bmc-1.example.org:623"
+    assert Device(name="b", address="2001:db8::1", port=443).where == "[2001:db8::1]:443"
+    agent = Device(name="p", driver="fence_agent", agent="/opt/sbin/fence_apc", address="pdu", port=0, plug="4")
+    assert agent.where == "fence_apc pdu plug 4"

@@ -21,22 +21,24 @@ from .heartbeat_support import DEADLINE_S, monitor, remote, until
 from .test_heartbeat_remote import Time
 
 
-def made(directory: Path, boot_id: str = "boot-1") -> gate.Gate:
-    return gate.Gate(directory, boot_id, SystemClock())
+async def made(directory: Path, boot_id: str = "boot-1") -> gate.Gate:
+    recalled = gate.Gate(directory, boot_id, SystemClock())
+    await recalled.recall()
+    return recalled
 
 
 async def test_a_fresh_host_waits(tmp_path: Path) -> None:
-    assert not made(tmp_path).is_open
+    assert not (await made(tmp_path)).is_open
 
 
 async def test_open_holds_in_this_boot_and_ends_with_it(tmp_path: Path) -> None:
-    await made(tmp_path).open("boot-1", "controller c")
-    assert made(tmp_path).is_open  # the remote has restarted
-    assert not made(tmp_path, "boot-2").is_open  # the host has
+    await (await made(tmp_path)).open("boot-1", "controller c")
+    assert (await made(tmp_path)).is_open  # the remote has restarted
+    assert not (await made(tmp_path, "boot-2")).is_open  # the host has
 
 
 async def test_a_word_for_another_boot_opens_nothing(tmp_path: Path) -> None:
-    here = made(tmp_path)
+    here = await made(tmp_path)
     with pytest.raises(DriverError, match="boot-1"):
         await here.open("boot-0", "controller c")
     assert not here.is_open
@@ -46,17 +48,44 @@ async def test_a_word_for_another_boot_opens_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b'{"boot_id": 1}', b"\xff" * 10, b'["boot-1"]'])
 async def test_a_state_that_cannot_be_read_opens_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / gate.STATE).write_bytes(content)
-    assert not made(tmp_path).is_open
+    assert not (await made(tmp_path)).is_open
 
 
 async def test_what_cannot_be_stored_is_not_open(tmp_path: Path) -> None:
-    here = made(tmp_path / "absent")
+    here = gate.Gate(tmp_path / "absent", "boot-1", SystemClock())
     with pytest.raises(DriverError, match="stored"):
         await here.open("boot-1", "controller c")
     assert not here.is_open
     with pytest.raises(DriverError, match="audited"):
         await here.override(0, 1, "because")
     assert not here.is_open
+
+
+async def test_a_disk_that_hangs_keeps_the_gate_closed_until_it_answers(tmp_path: Path) -> None:
+    """A FIFO: whoever opens it waits for the other end."""
+    os.mkfifo(tmp_path / gate.STATE)
+    here = gate.Gate(tmp_path, "boot-1", SystemClock())
+    recalling = asyncio.ensure_future(here.recall())
+    await asyncio.wait({recalling}, timeout=0.05)
+    assert (recalling.done(), here.recalled, here.is_open) == (False, False, False)
+    stored = b'{"boot_id": "boot-1", "by": "controller c", "wall": 1.0}'
+    await asyncio.to_thread((tmp_path / gate.STATE).write_bytes, stored)
+    await asyncio.wait_for(recalling, DEADLINE_S)
+    assert (here.recalled, here.is_open) == (True, True)
+
+
+async def test_a_write_that_hangs_is_unanswered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = await made(tmp_path)
+    os.mkfifo(tmp_path / f".{gate.STATE}.{os.getpid()}.new")
+    os.mkfifo(tmp_path / gate.AUDIT)
+    monkeypatch.setattr(gate, "STORE_S", 0.05)
+    with pytest.raises(Unanswered, match="hangs"):
+        await here.open("boot-1", "controller c")
+    with pytest.raises(Unanswered, match="hangs"):
+        await here.override(0, 1, "because")
+    assert not here.is_open
+    for path in (tmp_path / f".{gate.STATE}.{os.getpid()}.new", tmp_path / gate.AUDIT):
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # lets a thread go
 
 
 async def test_nova_compute_waits_for_the_controllers_word(tmp_path: Path) -> None:
@@ -71,7 +100,7 @@ async def test_nova_compute_waits_for_the_controllers_word(tmp_path: Path) -> No
         assert not waiting.done()
         await watch.open_gate("compute-1", "boot-1", DEADLINE_S)
         # Acknowledged means stored: a second remote would find it now.
-        assert made(tmp_path / "compute-1").is_open
+        assert (await made(tmp_path / "compute-1")).is_open
         await asyncio.wait_for(waiting, DEADLINE_S)
         await seen.next(Heartbeat, lambda beat: not beat.waiting_gate)
         await watch.open_gate("compute-1", "boot-1", DEADLINE_S)  # again, without harm
@@ -111,7 +140,7 @@ async def test_an_override_opens_and_is_audited_with_the_uid(tmp_path: Path) -> 
     line = json.loads((tmp_path / "compute-1" / gate.AUDIT).read_text())
     assert (line["uid"], line["pid"]) == (os.getuid(), os.getpid())
     assert line["reason"] == "the controller burnt down"
-    assert made(tmp_path / "compute-1").is_open
+    assert (await made(tmp_path / "compute-1")).is_open
     with pytest.raises(UsageError) as caught:
         await gate.override(tmp_path / "nowhere", "x")
     assert "start" in caught.value.hint

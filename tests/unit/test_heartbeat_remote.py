@@ -348,17 +348,19 @@ async def test_file_sources(tmp_path: Path) -> None:
     ("says", "expected"),
     [
         ("echo inactive; echo active", Health.UP),
-        ("echo activating; exit 3", Health.DOWN),
-        ("echo inactive; exit 3", Health.DOWN),
+        ("echo activating; echo inactive", Health.DOWN),
+        ("echo inactive; echo failed", Health.DOWN),
+        ("echo active", Health.UNKNOWN),  # of whom?
         ("exit 1", Health.UNKNOWN),
     ],
 )
 async def test_process_health(tmp_path: Path, says: str, expected: Health) -> None:
     systemctl = tmp_path / "systemctl"
-    systemctl.write_text(f"#!/bin/sh\n{says}\n")
+    systemctl.write_text(f"#!/bin/sh\n{says}\necho failed; echo inactive; echo active; echo inactive\nexit 3\n")
     systemctl.chmod(0o755)
     report = await ProcessHealth(systemctl=str(systemctl)).read()
     assert report.nova_compute is expected
+    assert report.libvirt is (Health.UNKNOWN if expected is Health.UNKNOWN else Health.UP)
     assert (await ProcessHealth(systemctl=str(tmp_path / "absent")).read()).libvirt is Health.UNKNOWN
 
 
@@ -388,7 +390,8 @@ async def test_a_systemctl_that_cannot_be_killed_has_no_successor(tmp_path: Path
     stuck.cancel()
     await asyncio.gather(stuck, return_exceptions=True)
     await until(lambda: first is not None and first.returncode is not None)
-    systemctl.write_text("#!/bin/sh\necho active\n")
+    await until(lambda: not source._aside.busy)
+    systemctl.write_text("#!/bin/sh\nshift 2\nfor unit; do echo active; done\n")
     assert (await source.read()).libvirt is Health.UP
 
 

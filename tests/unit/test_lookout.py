@@ -48,7 +48,13 @@ class Bench:
     """A lookout over hosts h1, h2, …, all heard at 100 s by a controller that leads."""
 
     def __init__(
-        self, hosts: int = 4, racks: int = 1, leads: bool = True, heard: bool = True, **detection: object
+        self,
+        hosts: int = 4,
+        racks: int = 1,
+        leads: bool = True,
+        heard: bool = True,
+        planes: tuple[str, ...] = (),
+        **detection: object,
     ) -> None:
         self.now_s = 100.0
         self.numbers = 0
@@ -61,12 +67,13 @@ class Bench:
         common = replace(Detection(), **detection)
         self.policy = Policy(
             hosts={
-                h: HostPolicy(name=h, domain=f"rack{n % racks}" if racks else "", detection=common)
+                h: HostPolicy(name=h, domain=f"rack{n % racks}" if racks else "", planes=planes, detection=common)
                 for n, h in enumerate(names)
             },
             detection=common,
         )
         self.lookout = Lookout(
+            name="controller-1",
             policy=self.policy,
             clock=self,
             random=self,
@@ -119,9 +126,13 @@ class Bench:
         self.lookout.tick(now_s)
         return self
 
-    def reach(self, target: str, *witnesses: str, answer: Answer = SIGNED) -> None:
+    def reach(
+        self, target: str, *witnesses: str, answer: Answer = SIGNED, over: dict[str, Answer] | None = None
+    ) -> None:
         for w in witnesses:
-            self.see(ProbeAnswered(host=target, at=self.now_s, witness=w, nonce="-", answer=answer))
+            self.see(
+                ProbeAnswered(host=target, at=self.now_s, witness=w, nonce="-", answer=answer, over=dict(over or {}))
+            )
 
     def verdicts(self) -> list[VerdictGiven]:
         return [e for e in self.told if isinstance(e, VerdictGiven)]
@@ -359,7 +370,8 @@ def test_a_round_that_is_not_over_does_not_date_the_verdict_of_the_last_one() ->
     bench = silent(until=108.0)
     bench.at(109.0)
     bench.see(NovaSeen(host="h1", at=109.2))
-    bench.at(110.0)
+    assert bench.at(110.0).verdicts() == [], "the witnesses are asked once more"
+    bench.at(110.2)
     assert [v.verdict for v in bench.verdicts()] == [Verdict.DOWN]
     bench.now_s = 110.5
     bench.told.clear()
@@ -385,7 +397,8 @@ def test_nova_is_asked_once_more_before_the_first_verdict() -> None:
             keep_alive(bench, "h2", "h3", "h4")
             bench.see(NovaSeen(host="h1", at=at, service=ComputeService(id="1", host="h1", updated_at=row)))
             bench.answer(SILENT, SILENT, SILENT)
-        assert bench.at(110.0).verdicts()[-1].verdict is verdict
+        given = [*bench.at(110.0).verdicts(), *bench.at(110.2).verdicts()]
+        assert given[-1].verdict is verdict
 
 
 def test_the_first_round_may_be_enough() -> None:
@@ -455,6 +468,8 @@ def test_what_is_seen_of_a_suspect_is_judged_at_once() -> None:
     row = ComputeService(id="1", host="h1", updated_at="t1")
     bench.see(NovaSeen(host="h1", at=110.0, service=row))
     assert bench.lookout.views["h1"].nova_base == "t1"
+    assert bench.verdicts() == [], "they are asked once more"
+    bench.answer(SILENT, SILENT, SILENT)
     assert [v.verdict for v in bench.verdicts()] == [Verdict.DOWN]
 
 

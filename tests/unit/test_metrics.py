@@ -47,6 +47,13 @@ def test_unknown_health_is_absent() -> None:
     assert scraped(FakeFacade())["host_nova_compute_up"] == [({"host": "h1"}, 1)]
 
 
+def test_planes_that_are_lost() -> None:
+    facade = FakeFacade()
+    assert "host_planes_lost" not in scraped(facade)
+    facade.hosts = {"n": HostViewSummary(host="n", verdict=Verdict.ALIVE, planes_lost=("storage", "tenant"))}
+    assert scraped(facade)["host_planes_lost"] == [({"host": "n"}, 2)]
+
+
 def test_stages_of_closed_incidents() -> None:
     found = scraped(FakeFacade())
     assert ({"stage": "evidence"}, 4.0) in found["incident_stage_seconds_sum"]

@@ -93,7 +93,7 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(tmp_path: Path, words: 
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.pem")} == before
 
 
-def controller(directory: Path) -> Controller:
+def controller(directory: Path, planes: tuple[str, ...] = ()) -> Controller:
     """One that runs nothing yet; its monitor is real."""
 
     def unused(*_: object) -> Any:
@@ -103,7 +103,7 @@ def controller(directory: Path) -> Controller:
     hosts = {"h": Endpoint(address="127.0.0.1", port=1)}
     return Controller(
         name="c",
-        policy=Policy(controller="c", hosts={"h": HostPolicy(name="h")}),
+        policy=Policy(controller="c", hosts={"h": HostPolicy(name="h", planes=planes)}),
         store=MemoryStore(),
         clock=clock,
         random=random,

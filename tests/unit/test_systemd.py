@@ -70,7 +70,7 @@ def test_a_misspelt_key_would_be_seen(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("unit", "exposure"), [(CONTROLLER, 2.0), (REMOTE, 3.0)])
+@pytest.mark.parametrize(("unit", "exposure"), [(CONTROLLER, 2.0), (REMOTE, 2.0)])
 def test_units_are_hardened(unit: Path, exposure: float) -> None:
     """systemd's own measure, 0 (safe) to 10."""
     need("systemd")

@@ -222,3 +222,23 @@ def test_who_may_speak_of_a_host() -> None:
     assert witness.eligible(target, views, reached, domains, one, 110.0) == ("w2",)
     stale = {"w1": 104.0 - D.witness_fresh_s - 1}
     assert witness.eligible(target, views, stale, domains, D, 110.0) == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "verdict"), [(SIGNED, Verdict.PARTITIONED), (TCP, Verdict.UNKNOWN), (SILENT, Verdict.DOWN)]
+)
+def test_who_reached_it_is_believed_before_the_others_have_answered(word: Answer, verdict: Verdict) -> None:
+    """S5: the round before was denied by all, the current one has a signature and still waits for somebody."""
+    view = suspect(SILENT, SILENT, silence=10.0)
+    view = witness.begin_round(view, "later", ("w0", "w1"), 110.0)
+    assert verdict_at(view, 110.3) is Verdict.DOWN, "a round that only waits says nothing"
+    view = witness.answered(view, ProbeAnswered(host="c1", at=110.2, witness="w0", nonce="later", answer=word))
+    assert verdict_at(view, 110.3) is verdict
+    asked = witness.ripe(view, 110.3, D)
+    assert asked is not None
+    assert (asked.nonce == "later") is (word is not SILENT), "what it tells is told with its question"
+
+
+def verdict_at(view: witness.View, now_s: float) -> Verdict | None:
+    judged = witness.judge(view, ctx(now_s))
+    return judged[0] if judged is not None else None

@@ -117,14 +117,38 @@ def test_a_suspect_without_a_round_is_looked_at_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked_at", "answered", "now_s", "wants"),
+    [
+        (108.1, True, 109.9, False),
+        (108.1, True, 110.0, True),
+        (108.1, False, 110.0, False),  # one round at a time
+        (109.9, True, 110.0, True),
+        (110.0, True, 110.1, False),  # this was the last one
+        (110.0, True, 111.9, False),
+        (110.0, True, 112.0, True),
+    ],
+)
+def test_the_witnesses_are_asked_once_more_before_the_first_verdict(
+    asked_at: float, answered: bool, now_s: float, wants: bool
+) -> None:
+    view = witness.begin_round(SUSPECT, "n", ("w0",), asked_at)
+    if answered:
+        view = answer(view, "w0", "n")
+    assert witness.wants_round(view, ctx(now_s)) is wants
+
+
+@pytest.mark.parametrize(
     ("asked_at", "now_s", "at"),
     [
         (104.0, 104.0, 106.0),  # the end of the time of the witnesses, and the next round
         (104.0, 106.0, 109.0),  # Nova is asked once more
         (104.0, 109.0, 110.0),  # the full suspicion time
         (109.0, 109.5, 110.0),
-        (109.0, 110.0, 110.3),  # and is not waited for any longer
+        (109.0, 110.0, 110.2),  # a yes of the last round is not waited for any longer
+        (109.0, 110.2, 110.3),  # nor is Nova
         (109.0, 110.3, 111.0),
+        (110.5, 110.6, 110.7),
+        (110.9, 110.9, 111.0),
         (109.0, 111.0, 111.0),  # everything is over: now
     ],
 )
@@ -176,12 +200,32 @@ def test_only_a_suspect_is_judged() -> None:
 
 def test_the_full_suspicion_time_is_enough() -> None:
     assert judged(suspect(SILENT, silence=10.0), 109.9) is None
-    view = suspect(SILENT, silence=10.0)
-    tried = msgspec.structs.replace(view, nova_tried_at=108.5)
-    assert judged(tried, 110.0) is Verdict.DOWN
-    assert judged(msgspec.structs.replace(view, nova_tried_at=108.4), 110.0) is None, "it may have reported since"
-    assert (judged(view, 110.29), judged(view, 110.3)) == (None, Verdict.DOWN), "what does not answer is not waited for"
+    last = asked_last()
+    tried = msgspec.structs.replace(last, nova_tried_at=108.5)
+    assert judged(answer(tried, "w0", "last"), 110.0) is Verdict.DOWN
+    late = answer(msgspec.structs.replace(last, nova_tried_at=108.4), "w0", "last")
+    assert judged(late, 110.0) is None, "it may have reported since"
+    assert (judged(late, 110.29), judged(late, 110.3)) == (None, Verdict.DOWN), "what does not answer is not waited for"
     assert judged(suspect(SIGNED, silence=10.0), 110.0) is Verdict.PARTITIONED, "that is known without Nova"
+
+
+def asked_last() -> witness.View:
+    """All denied it before; at the end of the full suspicion time they are asked once more."""
+    return witness.begin_round(suspect(SILENT, silence=10.0), "last", ("w0",), 110.0)
+
+
+def test_a_yes_of_the_last_round_is_waited_for_a_moment() -> None:
+    """S5: a path that heals in the moment of the verdict. A denial takes longer than that, and says what is known already."""
+    before = msgspec.structs.replace(suspect(SILENT, silence=10.0), nova_tried_at=109.0)
+    assert judged(before, 110.0) is None
+    assert (judged(before, 110.9), judged(before, 111.0)) == (None, Verdict.DOWN), "it could not begin for long"
+    view = msgspec.structs.replace(asked_last(), nova_tried_at=109.0)
+    assert (judged(view, 110.19), judged(view, 110.2)) == (None, Verdict.DOWN)
+    assert judged(answer(view, "w0", "last", SIGNED), 110.1) is Verdict.PARTITIONED
+    for known in (Verdict.DOWN, Verdict.OFF):
+        assert judged(msgspec.structs.replace(view, verdict=known), 110.1) is Verdict.DOWN, "only the first time"
+    wan = msgspec.structs.replace(D, down_after_s=30.0)
+    assert witness.last_round_s(wan) == 0.6
 
 
 def test_nova_is_asked_once_more_before_the_first_verdict() -> None:

@@ -487,3 +487,16 @@ def test_an_incident_that_closed_among_too_many_is_no_trouble() -> None:
     bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={})
     bench.engine._after_state(Changed(incidents=frozenset({key})))
     assert bench.engine.open_of("c1") == ""
+
+
+def test_times_that_nobody_wants_any_more_are_cleaned_away() -> None:
+    bench = dying()
+    (incident,) = bench.engine.state.incidents.values()
+    most = 0
+    for second in range(1000):
+        later = msgspec.structs.replace(incident, wake_at=5000.0 - second)
+        bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: later})
+        bench.engine._after_state(Changed(incidents=frozenset({incident.id})))
+        assert bench.engine._wake_at == 5000.0 - second
+        most = max(most, len(bench.engine._wakes))
+    assert 2 < most <= STALE_MAX + 3

@@ -540,6 +540,7 @@ class Order(StrEnum):
     CONFIRM_FENCED = "confirm_fenced"
     RELEASE = "release"
     ACK = "ack"
+    REPORT = "report"  # somebody says that the host failed: it makes a suspect, never evidence
     FOREIGN = "foreign"  # not a person: another claimant of our hosts was met
 
 

@@ -27,7 +27,7 @@ class Role(IntEnum):
 
     NONE = 0
     READ = 1
-    OPERATE = 2  # orders that make us do less, or tidy up
+    OPERATE = 2  # orders that make us do less, look closer, or tidy up
     ADMIN = 3  # orders that lead to destruction: arm, unpause, fence, confirm
 
 
@@ -42,6 +42,7 @@ NEEDED: Mapping[Order, Role] = {
     Order.CONFIRM_FENCED: Role.ADMIN,
     Order.RELEASE: Role.OPERATE,
     Order.ACK: Role.OPERATE,
+    Order.REPORT: Role.OPERATE,
 }
 """The role that an order needs. An order that is not here cannot be given from outside."""
 

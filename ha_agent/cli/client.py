@@ -46,10 +46,11 @@ class _Said(msgspec.Struct):
 
 
 class Client:
-    """The controller behind a socket. Every method raises UsageError for what it refuses, HaAgentError for what fails."""
+    """The controller behind a socket. `timeout_s`: for each answer, but those that Nova is asked for. Every method raises UsageError for what it refuses, HaAgentError for what fails."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout_s: float = TIMEOUT_S) -> None:
         self._path = path
+        self._timeout_s = timeout_s
 
     def status(self) -> Status:
         """The whole in one page."""
@@ -88,7 +89,7 @@ class Client:
         body = msgspec.json.encode({"order": str(order), "host": host, "incident": incident, "reason": reason})
 
         def give() -> str:
-            return self._decode(self._request("POST", "/v1/orders", TIMEOUT_S, body), _Said).text
+            return self._decode(self._request("POST", "/v1/orders", self._timeout_s, body), _Said).text
 
         return self._of_host(host, give) if host else give()
 
@@ -102,8 +103,8 @@ class Client:
                 raise unknown_host(name, names) from None
             raise
 
-    def _get(self, path: str, kind: type[T], timeout_s: float = TIMEOUT_S) -> T:
-        return self._decode(self._request("GET", path, timeout_s), kind)
+    def _get(self, path: str, kind: type[T], timeout_s: float = 0.0) -> T:
+        return self._decode(self._request("GET", path, timeout_s or self._timeout_s), kind)
 
     def _decode(self, body: bytes, kind: type[T]) -> T:
         try:

@@ -122,6 +122,13 @@ def ack(host: HostArgument, socket: SocketOption = SOCKET, reason: ReasonOption 
     _order(socket, json, Order.ACK, host=host, reason=reason)
 
 
+def report(
+    host: HostArgument, socket: SocketOption = SOCKET, reason: ReasonOption = "", json: JsonOption = False
+) -> None:
+    """Say that a host failed. It becomes a suspect and is looked at; what you say is never evidence."""
+    _order(socket, json, Order.REPORT, host=host, reason=reason)
+
+
 def _order(socket: str, json: bool, order: Order, *, host: str = "", incident: str = "", reason: str = "") -> None:
     text = client(socket).order(order, host=host, incident=incident, reason=reason)
     if json:
@@ -141,6 +148,7 @@ def add(app: typer.Typer) -> None:
         "confirm-fenced": confirm_fenced,
         "release": release,
         "ack": ack,
+        "report": report,
     }
     for name, command in commands.items():
         app.command(name)(command)

@@ -427,5 +427,6 @@ def _said(order: Operator) -> str:
         Order.CONFIRM_FENCED: f"{host} counts as off for its open incident",
         Order.RELEASE: f"{host} is released",
         Order.ACK: f"the incident of {host} is acknowledged",
+        Order.REPORT: f"{host} is looked at as a suspect; follow it with: ha-agent explain {host}",
         Order.FOREIGN: "disarmed",
     }[order.order]

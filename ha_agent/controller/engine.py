@@ -47,6 +47,7 @@ from ha_agent.ports import (
     Lease,
     Put,
     Random,
+    Reported,
     Store,
 )
 
@@ -229,6 +230,8 @@ class Engine:
         view = self.views.get(order.host)
         heard_at = view.heard_at if view is not None else None
         self._commit(msgspec.structs.replace(order, new_id=order.new_id or self.random.uuid(), heard_at=heard_at))
+        if order.order is Order.REPORT:
+            self.observe(Reported(host=order.host, at=self.clock.now(), source=order.actor, text=order.reason))
 
     def permit(self, command: Command) -> str:
         """The last look, immediately before the sending: empty, or why not (S4, S8)."""

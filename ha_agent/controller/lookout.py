@@ -405,7 +405,7 @@ class Lookout:
         """How many hosts fell silent at about the same time and are not dealt with yet: everywhere, and in the host's failure domain."""
         assert view.suspect_at is not None
         now = self.clock.now()
-        if self._counted is None or not self._counted_at <= now <= self._counted_at + COUNT_EVERY_S:
+        if self._counted is None or now > self._counted_at + COUNT_EVERY_S:
             settled = {i.host for i in self._state().incidents.values() if i.phase is Phase.OPEN and i.settled}
             self._counted = Together(
                 (h, self.policy.hosts[h].domain, v.suspect_at)
@@ -440,7 +440,7 @@ class Lookout:
 
     def _beside(self, now: float) -> selfdoubt.Beside:
         """What answers beside the hosts: the devices of those that are silent, and Nova."""
-        if self._beside_at is None or not self._beside_at <= now <= self._beside_at + COUNT_EVERY_S:
+        if self._beside_at is None or now > self._beside_at + COUNT_EVERY_S:
             read = [self.views[h].power for h in self._silent if self.views[h].power]
             mute = sum(all(r.power is Power.UNKNOWN for r in readings) for readings in read)
             lately = now - NOVA_LATELY_S

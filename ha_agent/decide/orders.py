@@ -187,6 +187,16 @@ def _ack(turn: Turn, event: Operator) -> None:
     turn.put(incident, f"acknowledged by {event.actor}", actor=event.actor, acked_by=event.actor)
 
 
+def _report(turn: Turn, event: Operator) -> None:
+    """Somebody says that the host failed. Written down here; the engine makes it a suspect, and only what we see ourselves does more (S2)."""
+    text = f"reported failed by {event.actor}" + (f": {event.reason}" if event.reason else "")
+    incident = turn.open_for(event.host)
+    if incident is None:
+        turn.log(f"{event.host} is {text}")
+    else:
+        turn.put(incident, text, actor=event.actor)
+
+
 def _open_incident(turn: Turn, event: Operator) -> Incident:
     incident = turn.open_for(event.host)
     if incident is None:
@@ -205,6 +215,7 @@ _NEEDS_HOST = frozenset(
         Order.MAINTENANCE_OFF,
         Order.FENCE,
         Order.CONFIRM_FENCED,
+        Order.REPORT,
     }
 )
 _ORDERS = {
@@ -218,5 +229,6 @@ _ORDERS = {
     Order.CONFIRM_FENCED: _confirm_fenced,
     Order.RELEASE: _release,
     Order.ACK: _ack,
+    Order.REPORT: _report,
     Order.FOREIGN: _foreign,
 }

@@ -18,15 +18,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = {
-    "fence-agents": "ClusterLabs' fence agents, which others wrote and everyone uses",
+    "corosync": "what Pacemaker stands on",
+    "fence-agents": "ClusterLabs' fence agents, which others wrote and everyone uses, and the schema of their metadata",
     "gcc": "compiles libvirt-python, which PyPI has as source only",
     "ipmitool": "an IPMI client that is not ours",
     "iproute2": "ip, which makes the networks that tests cut",
     "libvirt-daemon": "libvirtd, whose events a remote hears",
     "libvirt-daemon-driver-qemu": "its driver for QEMU",
     "libvirt-dev": "what libvirt-python is compiled against",
+    "libxml2-utils": "xmllint, which holds metadata against a schema",
     "nftables": "nft, which cuts them between two machines",
     "openipmi": "ipmi_sim, an IPMI BMC that is not ours",
+    "pacemaker": "its fencer, which runs our fence agents",
+    "pacemaker-cli-utils": "stonith_admin",
     "pkg-config": "finds libvirt-dev",
     "qemu-system-x86": "guests that hang for real",
     "rabbitmq-server": "the broker that OpenStack uses",

@@ -84,6 +84,10 @@ class Tape:
         return (self._data[self._at - 1] if self._at <= len(self._data) else 0) % n
 
 
+# A report only writes a line.
+KINDS_OF_ORDER = tuple(order for order in Order if order is not Order.REPORT)
+
+
 class Walk:
     """The world around `decide`, as far as it is needed to answer its commands."""
 
@@ -192,7 +196,15 @@ class Walk:
 
     def order(self) -> None:
         # mostly orders that let it go on
-        choices = (Order.ARM, Order.ARM, Order.UNPAUSE, Order.MAINTENANCE_OFF, Order.RELEASE, Order.FENCE, *Order)
+        choices = (
+            Order.ARM,
+            Order.ARM,
+            Order.UNPAUSE,
+            Order.MAINTENANCE_OFF,
+            Order.RELEASE,
+            Order.FENCE,
+            *KINDS_OF_ORDER,
+        )
         self.apply(
             Operator(
                 order=choices[self.tape.below(len(choices))],

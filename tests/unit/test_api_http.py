@@ -140,6 +140,7 @@ def test_credentials_are_read_from_the_kernel() -> None:
 def test_every_order_but_ours_has_a_role() -> None:
     assert set(NEEDED) == set(Order) - {Order.FOREIGN}
     assert NEEDED[Order.CONFIRM_FENCED] is Role.ADMIN
+    assert NEEDED[Order.REPORT] is Role.OPERATE
 
 
 # --- what is refused ---

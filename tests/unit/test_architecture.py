@@ -85,6 +85,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "ha_agent.controller",
         *(f"ha_agent.{driver}" for driver in DRIVERS),
     ),
+    # Small programs beside the controller: one uses a driver, the other the API as the CLI does.
+    "ha_agent.fenceagents": (*COMMON, "ha_agent.fencing", "ha_agent.api", "ha_agent.cli.client"),
     "ha_agent.cli": ("ha_agent",),  # everything
     "ha_agent.__main__": ("ha_agent",),
 }

@@ -145,6 +145,7 @@ def test_a_dry_run_says_what_stays_and_why(sock: Path, controller: Controller) -
         (("fence", "compute-1", "--reason", "smoke"), Order.FENCE, "compute-1", "smoke"),
         (("release", "compute-2"), Order.RELEASE, "compute-2", ""),
         (("ack", "compute-2"), Order.ACK, "compute-2", ""),
+        (("report", "compute-2", "--reason", "no ping"), Order.REPORT, "compute-2", "no ping"),
     ],
 )
 def test_orders(

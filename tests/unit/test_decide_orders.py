@@ -67,7 +67,9 @@ def fencing(host: str = "h1", number: str = "i1", **changes: object) -> Incident
 # --- the whole fleet ---
 
 
-@pytest.mark.parametrize("what", [Order.MAINTENANCE_ON, Order.MAINTENANCE_OFF, Order.FENCE, Order.CONFIRM_FENCED])
+@pytest.mark.parametrize(
+    "what", [Order.MAINTENANCE_ON, Order.MAINTENANCE_OFF, Order.FENCE, Order.CONFIRM_FENCED, Order.REPORT]
+)
 def test_an_order_for_an_unknown_host_is_refused(what: Order) -> None:
     for host, named in (("h9", "h9"), ("", "no host")):
         with pytest.raises(UsageError, match=f"{named} is not in the inventory"):
@@ -105,6 +107,17 @@ def test_pausing_and_maintenance_keep_who_and_why(reason: str, kept: str) -> Non
     assert on_it.state.hosts["h1"].maintenance == kept
     off_it = on(order(Order.MAINTENANCE_OFF), maintenance=kept, contradiction="it lied")
     assert (off_it.state.hosts["h1"].maintenance, off_it.state.hosts["h1"].contradiction) == ("", "")
+
+
+def test_a_report_is_written_down_and_nothing_else() -> None:
+    alone = on(order(Order.REPORT, reason="no ping"))
+    assert (alone.state.incidents, alone.commands, alone.told) == ({}, (), ())
+    assert "h1 is reported failed by anna: no ping" in lines(alone)
+    alarmed = incident(Step.AWAIT_RETURN, TELL, verdict=Verdict.PARTITIONED, waiting="the host to be heard again")
+    noted = on(order(Order.REPORT, reason="no ping"), alarmed)
+    assert (noted.commands, noted.told) == ((), ())
+    assert replace(after(noted), history=(), wake_at=None) == replace(alarmed, wake_at=None)
+    assert [(e.text, e.actor) for e in after(noted).history] == [("reported failed by anna: no ping", "anna")]
 
 
 def test_only_attempts_that_run_and_that_the_order_is_about_are_ended() -> None:

@@ -343,6 +343,39 @@ def test_a_report_alone_fences_nobody() -> None:
     assert bench.kinds() == []
 
 
+def verdict_of(bench: Bench) -> Verdict:
+    return bench.engine.views["c1"].verdict
+
+
+def test_an_ordered_report_makes_a_suspect_and_fences_nobody_that_lives() -> None:
+    bench = armed()
+    bench.run(0.5)  # in the middle between two heartbeats
+    bench.order(Order.REPORT, "c1", reason="no ping")
+    assert verdict_of(bench) is Verdict.SUSPECT
+    assert ReadBmc(host="c1") in bench.looks, "its devices are read"
+    assert bench.engine.state.hosts["c1"].suspect_since is not None
+    bench.run(30)
+    assert verdict_of(bench) is Verdict.ALIVE
+    assert bench.kinds() == []
+    with pytest.raises(UsageError, match="not in the inventory"):
+        bench.order(Order.REPORT, "stranger")
+
+
+def test_an_ordered_report_of_a_dead_host_is_a_head_start() -> None:
+    def dead_until_fenced(report: bool) -> float:
+        bench = armed()
+        bench.dead.add("c1")
+        begun = bench.clock.at
+        if report:
+            bench.order(Order.REPORT, "c1", reason="no ping")
+        while not bench.kinds():
+            bench.run(0.25)
+        assert bench.kinds() == [CommandKind.FENCE]
+        return bench.clock.at - begun
+
+    assert dead_until_fenced(report=True) <= dead_until_fenced(report=False) - 3
+
+
 def test_an_order_for_a_living_host_is_carried_out() -> None:
     bench = armed()
     bench.order(Order.FENCE, "c2", reason="smoke")
@@ -454,3 +487,16 @@ def test_an_incident_that_closed_among_too_many_is_no_trouble() -> None:
     bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={})
     bench.engine._after_state(Changed(incidents=frozenset({key})))
     assert bench.engine.open_of("c1") == ""
+
+
+def test_times_that_nobody_wants_any_more_are_cleaned_away() -> None:
+    bench = dying()
+    (incident,) = bench.engine.state.incidents.values()
+    most = 0
+    for second in range(1000):
+        later = msgspec.structs.replace(incident, wake_at=5000.0 - second)
+        bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: later})
+        bench.engine._after_state(Changed(incidents=frozenset({incident.id})))
+        assert bench.engine._wake_at == 5000.0 - second
+        most = max(most, len(bench.engine._wakes))
+    assert 2 < most <= STALE_MAX + 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import pwd
 import shutil
@@ -16,6 +18,8 @@ import yaml
 
 from ha_agent.heartbeat import control
 from ha_agent.heartbeat.pki import Pki
+from tests.integration.libvirt_rig import Libvirt
+from tests.integration.test_remote_hangs import children
 from tests.unit.heartbeat_support import closed_port, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +63,7 @@ def public(path: Path) -> bool:
     return all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
 
 
-def start(config: Path) -> subprocess.Popen[str]:
+def start(config: Path, log: Path | None = None) -> subprocess.Popen[str]:
     """By a Python that `nobody` can run as well: ours, or else Debian's of the same version with our libraries."""
     found = Path(sys.executable)
     if not public(found.resolve()):
@@ -68,7 +72,8 @@ def start(config: Path) -> subprocess.Popen[str]:
     command = [str(found), "-m", "ha_agent", "remote", "--config", str(config)]
     libraries = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     env = {**os.environ, "PYTHONPATH": libraries, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    with log.open("w") if log is not None else contextlib.nullcontext(subprocess.PIPE) as stderr:
+        return subprocess.Popen(command, cwd=ROOT, env=env, stderr=stderr, text=True)
 
 
 def status(pid: int) -> dict[str, list[str]]:
@@ -111,6 +116,35 @@ async def test_root_becomes_the_user_for_good(home: Path, capsys: pytest.Capture
     finally:
         process.terminate()
         process.communicate(timeout=10)
+
+
+@pytest.mark.root
+async def test_libvirt_is_watched_without_root(home: Path, tmp_path: Path) -> None:
+    """Through its read-only socket, by a process that has no more rights than the remote."""
+    account = pwd.getpwnam(SOMEBODY)
+    (home / "pki").chmod(0o755)
+    for file in (home / "pki").iterdir():
+        shutil.chown(file, account.pw_uid, account.pw_gid)
+    with Libvirt(tmp_path / "l") as libvirt:
+        await asyncio.to_thread(libvirt.start)
+        await asyncio.to_thread(libvirt.guest, "well")
+        log = tmp_path / "log"
+        process = start(configure(home, user=SOMEBODY, guests={"libvirt": libvirt.read_only_uri}), log)
+        try:
+            await until(lambda: "guests are watched" in log.read_text() or process.poll() is not None)
+            assert process.poll() is None, log.read_text()
+            (watcher,) = children(process.pid)
+            found = status(watcher)
+            assert found["Uid"] == [str(account.pw_uid)] * 4
+            assert found["NoNewPrivs"] == ["1"]
+            for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                assert int(found[kind][0], 16) == 0, kind
+            await until((home / "state" / "remote" / "guests.json").exists)
+            assert (home / "state" / "remote" / "guests.json").stat().st_uid == account.pw_uid
+        finally:
+            process.terminate()
+            process.communicate(timeout=10)
+        await until(lambda: not Path(f"/proc/{watcher}").exists())
 
 
 @pytest.mark.root

@@ -20,6 +20,10 @@ from tests.unit.heartbeat_support import until
 from tests.unit.test_systemd import REMOTE, settings
 
 NOT_HERE = "6f0d3a52-7d2c-4b8c-9d0e-3c1b0f5a7e11"  # a server
+# libnuma, which libvirt loads, tries what the kernel can do. Here it is refused as the unit would, and libvirt is asked all the same.
+DISPENSABLE = "set_mempolicy"
+# PR_SET_MDWE: no memory becomes executable, as with MemoryDenyWriteExecute. Kernels before 6.3 do not know it.
+NO_NEW_CODE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 CALL = re.compile(r"^\d+ +(\w+)\(")
 
 
@@ -77,8 +81,13 @@ async def nothing_needed_is_forbidden(tmp_path: Path, libvirt: Libvirt) -> None:
         "-f",
         "-s",
         "0",
+        "-e",
+        f"inject={DISPENSABLE}:error=EPERM",
         "-o",
         str(traced),
+        sys.executable,
+        "-c",
+        NO_NEW_CODE,
         sys.executable,
         "-m",
         "ha_agent",
@@ -108,9 +117,12 @@ async def nothing_needed_is_forbidden(tmp_path: Path, libvirt: Libvirt) -> None:
     unit = settings(REMOTE)
     used = {match[1] for match in map(CALL.match, lines) if match}
     assert {"execve", "accept4", "fsync", "memfd_create"} <= used
-    assert used - allowed(unit["SystemCallFilter"]) == set()
+    assert used - allowed(unit["SystemCallFilter"]) <= {DISPENSABLE}
     families = {found for line in lines for found in re.findall(r"socket\((AF_\w+)", line)}
     assert families <= set(unit["RestrictAddressFamilies"][0].split())
+    # libvirt's GLib compiles expressions to machine code, and interprets them where the kernel refuses that, as it does here.
+    (watcher,) = {line.split()[0] for line in lines if "PR_SET_PDEATHSIG" in line}
+    lines = [line for line in lines if line.split()[0] != watcher]
     executable = [line for line in lines if "PROT_EXEC" in line and ("PROT_WRITE" in line or "mprotect(" in line)]
     assert unit["MemoryDenyWriteExecute"] == ["yes"]
     assert executable == []

@@ -44,8 +44,10 @@ from ha_agent.ports import (
 COUNT_EVERY_S = 0.2  # who is silent together is counted anew after this, and whenever a silence begins or ends
 FIRST_PROBES_PER_S = 2000.0
 NOVA_LATELY_S = 15.0  # so old may be what we know of whether Nova answers
-DIAL_S = 0.01  # a dial with its handshake costs some milliseconds of CPU at both ends: thousands take their time
-DIALS_FREE_S = 1.0  # which the windows hold anyway
+DIAL_MOST_S = (
+    0.2  # a dial with its handshake costs milliseconds of CPU, on a busy machine many: thousands take their time
+)
+DIALS_FREE_S = 20.0  # which the pace of our dials makes sure of anyway
 NOTE_AFTER_S = 0.5  # witnesses of many hosts are noted together; of a few at once
 NOTE_PER_HOST_S = 0.001
 ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
@@ -99,6 +101,7 @@ class Lookout:
         self._remembered: dict[str, float] = {}  # hosts whose witnesses the journal knew, and when that was read
         self._given: dict[str, tuple[Verdict, str]] = {}
         self._silent: set[str] = set()
+        self._undialled: set[str] = set()
         self.own = selfdoubt.Own()
         self.sickness = 0
         self._factor = 1.0
@@ -139,10 +142,12 @@ class Lookout:
         self._given.clear()
 
     def set_policy(self, policy: Policy) -> None:
-        """A new inventory: known hosts keep their view, new ones get a full window, from when all of them can have been dialled."""
+        """A new inventory: known hosts keep their view, new ones get a full window, from when they were dialled for the first time, or at
+        the latest from when all of them must have been."""
         self.policy = policy
         new = [host for host in policy.hosts if host not in self.views]
-        dialled_at = self.clock.now() + max(0.0, len(new) * DIAL_S - DIALS_FREE_S)
+        dialled_at = self.clock.now() + max(0.0, len(new) * DIAL_MOST_S - DIALS_FREE_S)
+        self._undialled.update(new)
         for host in new:
             record = self._state().hosts.get(host)
             seen = record is not None and bool(record.first_seen_wall)
@@ -159,6 +164,7 @@ class Lookout:
             self._probe_at.pop(host, None)
             self._seen.discard(host)
             self._silent.discard(host)
+            self._undialled.discard(host)
             self._counted = None
         for view in sorted(self.views.values(), key=lambda v: v.window_at):
             if view.suspect_at is None:
@@ -190,6 +196,7 @@ class Lookout:
                 return
             case Disconnected():
                 self.views[obs.host] = witness.disconnected(view, obs)
+                self._dialled(obs.host)
             case ProbeAnswered():
                 if obs.witness != self.name:
                     self._note_reached(obs)
@@ -209,6 +216,15 @@ class Lookout:
                 self.views[obs.host] = witness.reported(view, obs, self._detection(obs.host))
         if view.suspect_at is not None or isinstance(obs, Reported):
             self._look(obs.host, self.clock.now())
+
+    def _dialled(self, host: str) -> None:
+        """In vain, for the first time: silence counts from now."""
+        if host in self._undialled:
+            self._undialled.discard(host)
+            view, now = self.views[host], self.clock.now()
+            if view.suspect_at is None and view.window_at > now:
+                self.views[host] = msgspec.structs.replace(view, window_at=now)
+                self._wait_for(host)
 
     def witnesses(self, host: str) -> int:
         """How many hosts may speak of this one now."""
@@ -238,6 +254,7 @@ class Lookout:
         if view.suspect_at is not None and view.boot_id == beat.boot_id:
             self.suspicions += 1
         self.views[host] = witness.heard(view, beat)
+        self._undialled.discard(host)
         self._seen.add(host)
         if view.suspect_at is not None:
             self._silent.discard(host)

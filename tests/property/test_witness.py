@@ -88,7 +88,8 @@ def test_death_is_believed_only_of_a_silence_that_everybody_denies(view: witness
         assert said not in FENCING_VERDICTS
     if said in DEATH:
         assert answers.count(Answer.SILENT) == len(current.asked) >= ctx.detection.witnesses_min
-        assert view.nova_moved_at is None
+        moved_at = view.nova_moved_at
+        assert moved_at is None or ctx.now_s - moved_at > witness.reports_last_s(ctx.detection), "a report ages"
     if said is Verdict.OFF:
         assert view.power
         assert {r.power for r in view.power} == {Power.OFF}

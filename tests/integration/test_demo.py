@@ -20,6 +20,11 @@ from ha_agent.sim.wire_cut import Wire
 FULL = pytest.mark.full
 
 
+def _listens() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Run:
     """One demo in a process of its own, with a directory of its own for temporary files."""
 
@@ -31,6 +36,7 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "TMPDIR": str(directory)},
+            preexec_fn=_listens,  # noqa: PLW1509 -- nothing here has threads
         )
 
     def end(self, within_s: float = 100.0) -> tuple[int, str]:

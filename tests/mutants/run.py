@@ -17,7 +17,7 @@ from typing import Any
 from tests.mutants.generate import Mutant
 from tests.mutants.places import place, probed
 
-LEFT_OUT = shutil.ignore_patterns("integration", "benchmarks", "build", "*.egg-info", ".*")
+LEFT_OUT = shutil.ignore_patterns("integration", "build", "*.egg-info", ".*")
 # Test files of the first folders look at mutants where they import what is mutated; those of the others always do.
 UNIT = ("tests/unit", "tests/property")
 SIMULATED = ("tests/scenarios", "tests/simulation")

@@ -220,3 +220,14 @@ def test_an_answer_of_an_older_version_is_of_the_management_plane() -> None:
     assert view.round.answers == {"w0": FAILED}
     assert witness.mute_over(view, "storage") == {"w0", "w1"}
     assert witness.mute_over(view, MANAGEMENT) == {"w1"}
+
+
+def test_in_one_word_a_witness_denies_what_it_may_speak_of() -> None:
+    view = witness.heard(witness.fresh("c1", 90.0), Heartbeat(host="c1", at=100.0, boot_id="b1"))
+    view = witness.silent(view, witness.Context(now_s=104.0, detection=D))
+    view = witness.begin_round_over(view, "n", {MANAGEMENT: ("w0",), "storage": ("w1",)}, "us", 110.0, D)
+    for who in ("w0", "w1"):
+        said = ProbeAnswered(host="c1", at=0.0, witness=who, nonce="n", answer=FAILED, over=over(SILENT, FAILED))
+        view = witness.answered(view, said)
+    assert view.round is not None
+    assert view.round.answers == {"w0": SILENT, "w1": FAILED}

@@ -4,7 +4,8 @@
     silence to evidence, level k = down_after_s + ANSWER_SLACK_S + TURN_S + k * attempt_s
 
 Silence counts from the last heartbeat. Every round of witnesses that began early enough for its answers has been heard at `down_after_s`
-(`config check` refuses times in which there is none); the last answer may be ANSWER_SLACK_S late. From the verdict to what is told of it, and to
+(`config check` refuses times in which there is none); the last answer may be ANSWER_SLACK_S late. A yes of the round that begins then is
+waited for, 2 % of `down_after_s` and never beyond `LAST_ROUND_MOST_S` in all, which these seconds hold. From the verdict to what is told of it, and to
 the first off command, pass at most TURN_S. Each level that fails costs its whole attempt, and the level that works may need its whole
 attempt too. The bounds hold for a controller that leads, is armed, and is below the storm limit, and evidence is that near if the
 witnesses that are asked can answer; a take-over adds one lease and one full window. Evidence of a hung host comes `hung_patience_s` later, for

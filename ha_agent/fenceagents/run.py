@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, TextIO
+from typing import BinaryIO, TextIO
 
 from ha_agent import __version__
 from ha_agent.errors import ConfigError, HaAgentError
 from ha_agent.fenceagents import metadata
 from ha_agent.fenceagents.options import Option, Options, Problem, told
+from ha_agent.fencing.window import Boottime, Time
 
 OK, FAILED, OFF = 0, 1, 2  # OFF: of `status` only. FenceAgentAPI knows no other.
 GRACE_S = 2.0  # beyond the agent's own limit, after which the process ends itself
@@ -22,27 +22,6 @@ ACTION = Option(
     name="action", letter="o", default="reboot", required=True, help="What to do", aliases=("option",)
 )  # fmt: skip
 VERBOSE = Option(name="verbose", letter="v", kind="boolean", help="Tell on stderr what is seen meanwhile")
-
-
-class Time(Protocol):
-    """`now`: CLOCK_BOOTTIME seconds; `wall`: Unix seconds, display only."""
-
-    def now(self) -> float: ...
-    def wall(self) -> float: ...
-    def sleep(self, seconds: float) -> None: ...
-
-
-class Boottime:
-    """The machine's own."""
-
-    def now(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    def wall(self) -> float:
-        return time.time()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 @dataclass(frozen=True)

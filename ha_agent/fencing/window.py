@@ -3,6 +3,7 @@ nothing late (S4)."""
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 from ha_agent.errors import Unanswered
@@ -14,11 +15,24 @@ class OutOfTime(Unanswered):
 
 
 class Time(Protocol):
-    """The clock of an attempt. `now`: CLOCK_BOOTTIME seconds."""
+    """The clock of an attempt. `now`: CLOCK_BOOTTIME seconds; `wall`: Unix seconds, display only."""
 
     def now(self) -> float: ...
     def wall(self) -> float: ...
     def sleep(self, seconds: float) -> None: ...
+
+
+class Boottime:
+    """The machine's own."""
+
+    def now(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wall(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 class Window:

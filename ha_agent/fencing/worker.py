@@ -12,7 +12,6 @@ import os
 import resource
 import select
 import sys
-import time
 from collections.abc import Callable
 from typing import BinaryIO, Literal
 
@@ -22,7 +21,7 @@ from ha_agent.errors import DriverError, Unanswered
 from ha_agent.fencing import below, drivers
 from ha_agent.fencing.drivers import Connection, Reusable
 from ha_agent.fencing.topology import Device
-from ha_agent.fencing.window import OutOfTime, Time, Window
+from ha_agent.fencing.window import Boottime, OutOfTime, Time, Window
 from ha_agent.model import Power, Reading, Value
 
 REQUEST_MAX = 65536
@@ -53,17 +52,6 @@ class Line(Value, frozen=True):
     kind: Literal["ready", "taken", "doing", "reading", "trouble", "end"]
     text: str = ""
     reading: Reading | None = None
-
-
-class _Boottime:
-    def now(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    def wall(self) -> float:
-        return time.time()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 class Attempt:
@@ -243,7 +231,7 @@ def main() -> None:
         output.write(msgspec.json.encode(line) + b"\n")
 
     tell(Line(kind="ready"))
-    sessions = Sessions(_Boottime())
+    sessions = Sessions(Boottime())
     while True:
         # The controller waits for an answer before it asks again, so that nothing waits in our own buffer.
         if sessions.kept and not select.select([sys.stdin], [], [], KEEP_S)[0]:

@@ -17,7 +17,8 @@ import pytest
 from ha_agent.errors import HaAgentError
 from ha_agent.fenceagents import agent, ipmi
 from ha_agent.fenceagents.options import Options
-from ha_agent.fenceagents.run import OFF, Agent, Answer, Boottime, World, run
+from ha_agent.fenceagents.run import OFF, Agent, Answer, World, run
+from ha_agent.fencing.window import Boottime
 
 AGENTS = (ipmi.AGENT, agent.AGENT)
 ROOT = Path(__file__).parents[2]

@@ -391,6 +391,7 @@ class Incident(Value, frozen=True, kw_only=True):
     forced: bool = False
     powered_on: bool = False
     ordered_by: str = ""
+    withdrawn: str = ""
     cleared_boot_id: str = ""
     new_boot_id: str = ""
     restarting: bool = False

@@ -134,7 +134,8 @@ def advance(turn: Turn, incident: Incident) -> None:
             incident = evacuate.follow(turn, incident)  # what Nova was asked before goes on meanwhile
         steps = GUEST_STEPS if incident.kind is Kind.GUEST else HOST_STEPS
         before = (incident.plan, incident.position)
-        incident = steps[incident.step](turn, incident)
+        handler = orders.withdrawn if incident.withdrawn else steps[incident.step]
+        incident = handler(turn, incident)
         if (incident.plan, incident.position) == before:
             return
 

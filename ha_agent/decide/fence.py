@@ -104,8 +104,17 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
         return turn.put(incident, f"the off was {outcome.error}", next_at=turn.now.at + LOOK_AGAIN_S)
     if isinstance(result, Evidence):
+        late = "it is off already: too late to withdraw its fence" if incident.withdrawn else ""
         incident = turn.put(
-            incident, evidence=result, revoked="", rounds=0, read_at=turn.now.at, crosschecked=(), next_at=0.0
+            incident,
+            late,
+            evidence=result,
+            revoked="",
+            rounds=0,
+            read_at=turn.now.at,
+            crosschecked=(),
+            next_at=0.0,
+            withdrawn="",
         )
         incident = turn.mark(turn.unblock(incident), "evidence")
         turn.tell("host.fence.end", incident, level=command.level, evidence=evidence_data(result))

@@ -105,7 +105,7 @@ def _fence(turn: Turn, event: Operator) -> None:
             ordered_by=event.actor,
         )
         return
-    incident = turn.put(incident, reason, actor=event.actor, ordered_by=event.actor)
+    incident = turn.put(incident, reason, actor=event.actor, ordered_by=event.actor, withdrawn="")
     if Step.FENCE not in incident.plan:
         life = turn.record(event.host).boot_id
         incident = turn.replan(incident, plan, Verdict.DOWN, reason, boot_id=life, same_life=True)
@@ -141,6 +141,7 @@ def _confirm_fenced(turn: Turn, event: Operator) -> None:
         actor=event.actor,
         evidence=evidence,
         revoked="",
+        withdrawn="",
         waiting="",
     )
     incident = turn.mark(incident, "evidence")
@@ -160,14 +161,7 @@ def _release(turn: Turn, event: Operator) -> None:
             f"to be left alone with it meanwhile: ha-agent maintenance on {event.host}",
         )
     if incident.ordered_by and incident.committed_at is None and incident.evidence is None and not incident.forced:
-        incident = fence.cancel(turn, turn.put(incident, actor=event.actor))
-        text = f"the ordered fence is withdrawn by {event.actor}"
-        if incident.mode is Mode.AUTO and comeback.restart_left(incident):
-            # its servers were being started after a reboot: that is not over
-            incident = turn.put(incident, new_boot_id=incident.boot_id)
-            turn.replan(incident, RESTART, Verdict.REBOOTED, text, same_life=True)
-            return
-        turn.close(incident, text)
+        fence.cancel(turn, turn.put(incident, actor=event.actor, withdrawn=event.actor))
         return
     if incident.committed_at is None and Step.FENCE in incident.plan:
         raise UsageError(
@@ -180,6 +174,18 @@ def _release(turn: Turn, event: Operator) -> None:
         actor=event.actor,
         released=event.actor,
     )
+
+
+def withdrawn(turn: Turn, incident: Incident) -> Incident:
+    """The order to fence was taken back: it is over once no attempt is alive (S4)."""
+    if turn.pending(incident, CommandKind.FENCE, CommandKind.CANCEL_FENCE):
+        return turn.wait(incident, "its fence is withdrawn: the attempt that runs is being ended")
+    text = f"the ordered fence is withdrawn by {incident.withdrawn}"
+    if incident.mode is Mode.AUTO and comeback.restart_left(incident):
+        # its servers were being started after a reboot: that is not over
+        incident = turn.put(incident, new_boot_id=incident.boot_id)
+        return turn.replan(incident, RESTART, Verdict.REBOOTED, text, same_life=True)
+    return turn.close(incident, text)
 
 
 def _ack(turn: Turn, event: Operator) -> None:

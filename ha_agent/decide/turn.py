@@ -254,6 +254,7 @@ class Turn:
             rounds=0,
             gate_ok=False,
             clean=False,
+            withdrawn="",
             cleared_boot_id="",
             boot_id=boot_id or incident.boot_id,
             new_boot_id="" if boot_id else incident.new_boot_id,

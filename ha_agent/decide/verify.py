@@ -32,9 +32,11 @@ def run(turn: Turn, incident: Incident) -> Incident:
     if turn.pending(incident, CommandKind.LIST_SERVERS):
         return incident
     looked = bool(incident.poll_at)  # nobody is given up without one look
-    late = incident.settle_by is not None and (turn.now.at >= incident.settle_by or bool(incident.released))
-    if late and looked:
+    if _late(turn, incident) and looked:
+        asked = {c.subject for c in incident.pending}  # what was sent at the last look is waited for
         for server in landed:
+            if server.id in asked:
+                continue
             why = server.reason or "not verified in time"
             incident = turn.put_server(
                 incident,
@@ -43,6 +45,8 @@ def run(turn: Turn, incident: Incident) -> Incident:
                 stage=ServerStage.GIVEN_UP,
                 reason=why,
             )
+        if any(s.id in asked for s in landed):
+            return incident
         return turn.next_step(incident, f"verified: {count(incident)}")
     if turn.now.at < incident.poll_at:
         turn.wake(incident, incident.poll_at)
@@ -50,6 +54,10 @@ def run(turn: Turn, incident: Incident) -> Incident:
     hosts = tuple(sorted({s.dest or incident.host for s in landed}))
     incident, _ = turn.send(incident, CommandKind.LIST_SERVERS, hosts=hosts)
     return incident
+
+
+def _late(turn: Turn, incident: Incident) -> bool:
+    return incident.settle_by is not None and (turn.now.at >= incident.settle_by or bool(incident.released))
 
 
 def listed(turn: Turn, incident: Incident, hosts: tuple[str, ...], outcome: Outcome) -> Incident:
@@ -129,6 +137,8 @@ def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wa
 def mended(turn: Turn, incident: Incident, subject: str, outcome: Outcome) -> Incident:
     """The answer to a start, stop or reboot: only looked at for its error; the list says how the server is."""
     server = next((s for s in incident.servers if s.id == subject), None)
+    if outcome.status is Status.OK and incident.step is Step.VERIFY and _late(turn, incident):
+        return turn.put(incident, poll_at=0.0)  # the end: what came of it is looked at once
     if server is None or outcome.status is Status.OK:
         return incident
     # What Nova lists may be older than the failure: the server is not believed to run before a request was taken.

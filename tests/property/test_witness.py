@@ -69,9 +69,10 @@ def verdict(view: witness.View, ctx: witness.Context) -> Verdict | None:
 
 
 def judged_round(view: witness.View, ctx: witness.Context) -> witness.Round | None:
-    """The newest round whose answers count."""
+    """The newest round whose answers count: all of them are there, or one that needs nobody else's word."""
     for each in (view.round, view.judged):
-        if each is not None and each.complete(ctx.now_s, ctx.detection):
+        reached = each is not None and {Answer.SIGNED, Answer.TCP} & set(each.answers.values())
+        if each is not None and (reached or each.complete(ctx.now_s, ctx.detection)):
             return each
     return None
 

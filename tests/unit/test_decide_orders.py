@@ -11,6 +11,7 @@ from ha_agent.model import (
     CommandKind,
     Evidence,
     EvidenceKind,
+    Finished,
     Fleet,
     HostRecord,
     Incident,
@@ -18,9 +19,11 @@ from ha_agent.model import (
     Now,
     Operator,
     Order,
+    Outcome,
     Phase,
     ServerStage,
     State,
+    Status,
     Step,
     Verdict,
 )
@@ -34,6 +37,7 @@ from tests.unit.decide_support import (
     evacuating,
     incident,
     lines,
+    off,
     on,
     proof,
     sent,
@@ -266,9 +270,17 @@ def test_the_incident_of_a_host_that_left_the_inventory_is_closed_by_a_release()
     assert "the host left the inventory" in lines(decision)
 
 
+def withdraw(running: Incident) -> tuple[Decision, Decision]:
+    """What a release makes of a fence whose attempt runs; and what the end of the attempt makes of that."""
+    first = on(order(Order.RELEASE), running)
+    ended = Finished(outcome=Outcome(command=first.commands[0].id, status=Status.OK))
+    return first, decide(first.state, ended, POLICY, Now(at=NOW))
+
+
 def test_an_ordered_fence_is_withdrawn_before_the_servers_to_start_were_listed() -> None:
-    now = after(on(order(Order.RELEASE), fencing(ordered_by="bert", restarting=True)))
-    assert (now.phase, now.plan) == (Phase.OPEN, RESTART)
+    _, decision = withdraw(fencing(ordered_by="bert", restarting=True))
+    now = after(decision)
+    assert (now.phase, now.plan, now.withdrawn) == (Phase.OPEN, RESTART, "")
 
 
 @pytest.mark.parametrize(
@@ -278,15 +290,38 @@ def test_an_ordered_fence_is_withdrawn_before_the_servers_to_start_were_listed()
 def test_an_ordered_fence_can_be_withdrawn(mode: Mode, left: bool, plan: tuple[Step, ...] | None) -> None:
     """Unless its servers were being started after a reboot: that is not over."""
     servers = (server(ServerStage.VERIFIED), *([server(ServerStage.STARTING, "s2")] if left else []))
-    decision = on(order(Order.RELEASE), fencing(ordered_by="bert", mode=mode, servers=servers))
+    first, decision = withdraw(fencing(ordered_by="bert", mode=mode, servers=servers))
+    assert sent(first) == [CommandKind.CANCEL_FENCE]
+    assert (after(first).phase, after(first).plan) == (Phase.OPEN, RECOVER), "an attempt may still be alive (S4)"
+    assert "being ended" in after(first).waiting
     now = after(decision)
-    assert decision.commands[0].kind is CommandKind.CANCEL_FENCE
     assert (now.phase is Phase.CLOSED) is (plan is None)
     if plan:
         assert (now.plan, now.verdict, now.new_boot_id) == (plan, Verdict.REBOOTED, "old")
         assert [s.stage for s in now.servers] == [ServerStage.VERIFIED, ServerStage.WAITING]
     else:
         assert [d["outcome"] for d in told(decision, "incident.closed")] == ["the ordered fence is withdrawn by anna"]
+
+
+def test_a_withdrawn_fence_whose_attempt_was_faster_is_a_fence() -> None:
+    running = fencing(ordered_by="bert")
+    first = on(order(Order.RELEASE), running)
+    fence = next(c for c in after(first).pending if c.kind is CommandKind.FENCE)
+    done = Outcome(command=fence.id, status=Status.OK, readings=(off(NOW + 1), off(NOW + 2)))
+    decision = decide(first.state, Finished(outcome=done), POLICY, Now(at=NOW + 3))
+    assert after(decision).evidence is not None
+    assert after(decision).withdrawn == ""
+    assert "too late to withdraw" in lines(decision)
+
+
+def test_a_fence_that_was_withdrawn_is_ordered_again() -> None:
+    first = on(order(Order.RELEASE), fencing(ordered_by="bert"))
+    again = decide(first.state, order(Order.FENCE), POLICY, Now(at=NOW))
+    assert (after(again).withdrawn, after(again).ordered_by, after(again).phase) == ("", "anna", Phase.OPEN)
+
+
+def test_nothing_is_waited_for_where_no_attempt_runs() -> None:
+    assert after(on(order(Order.RELEASE), incident(Step.FENCE, ordered_by="bert"))).phase is Phase.CLOSED
 
 
 @pytest.mark.parametrize(

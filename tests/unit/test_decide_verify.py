@@ -128,6 +128,31 @@ def test_when_verifying_ends(settle_by: float | None, released: str, poll_at: fl
         assert "verified: 2 not moved" in lines(decision)
 
 
+@pytest.mark.parametrize(
+    ("status", "listed_as", "stage"),
+    [
+        (Status.OK, "ACTIVE", ServerStage.VERIFIED),
+        (Status.OK, "SHUTOFF", ServerStage.GIVEN_UP),
+        (Status.FAILED, "", ServerStage.GIVEN_UP),
+    ],
+)
+def test_what_the_last_look_sent_is_waited_for(status: Status, listed_as: str, stage: ServerStage) -> None:
+    """Nova was away for as long as it was waited for: its servers are started all the same, and what came of it is told."""
+    late = listing(landed(), landed("s2"), settle_by=NOW - 5, poll_at=NOW - 1)
+    first = answer(late, survey=rows(status="SHUTOFF"))
+    assert sent(first) == [CommandKind.START]
+    assert after(first).position == late.position
+    assert [s.stage for s in after(first).servers] == [ServerStage.STARTING, ServerStage.GIVEN_UP]
+    started = answer(after(first), NOW + 1, command=first.commands[0].id, status=status, error="409")
+    if listed_as:
+        assert sent(started) == [CommandKind.LIST_SERVERS]
+        listing_id = started.commands[0].id
+        started = answer(after(started), NOW + 2, command=listing_id, survey=rows(status=listed_as))
+    assert CommandKind.START not in sent(started)
+    assert after(started).servers[0].stage is stage
+    assert after(started).position > late.position
+
+
 @pytest.mark.parametrize(("status", "survey"), [(Status.OK, None), (Status.LOST, rows()), (Status.FAILED, rows())])
 def test_a_listing_that_failed_changes_no_server(status: Status, survey: Survey | None) -> None:
     decision = answer(listing(landed(), waiting="x"), status=status, survey=survey, error="500")

@@ -5,7 +5,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-detection bench-remote bench-hostile clean
 
-PYTHON ?= python3
+# The distribution's own Python where it can make an environment: it is what operators run, built with all its optimisations.
+PYTHON ?= $(shell for each in /usr/bin/python3 python3; do \
+    $$each -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; echo $$each)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary --retries 5
 JOBS ?= $(shell nproc)

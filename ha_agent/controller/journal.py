@@ -5,7 +5,7 @@ An incident's servers and history lines are documents of their own, so that a ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -157,20 +157,12 @@ def _entry(incident: str, n: int) -> str:
 
 
 def _incident(old: Incident | None, new: Incident) -> list[Put | Delete]:
-    writes: list[Put | Delete] = []
-    before = {s.id: (n, s) for n, s in enumerate(old.servers)} if old else {}
-    for order, server in enumerate(new.servers):
-        place, known = before.get(server.id, (-1, None))
-        if place != order or (known is not server and known != server):
-            body = encode(ServerDocument(server=server, order=order))
-            writes.append(Put(kind="server", key=f"{new.id}/{server.id}", body=body))
-    kept = {s.id for s in new.servers}
-    writes += [Delete(kind="server", key=f"{new.id}/{gone}") for gone in before if gone not in kept]
+    writes = _servers(new.id, old.servers if old else (), new.servers)
     written = old.dropped_history + len(old.history) if old else 0
     for n in range(max(written, new.dropped_history), new.dropped_history + len(new.history)):
         entry = new.history[n - new.dropped_history]
         writes.append(Put(kind="history", key=_entry(new.id, n), body=encode(EntryDocument(entry=entry))))
-    if old is not None:
+    if old is not None and old.dropped_history < new.dropped_history:
         writes += [
             Delete(kind="history", key=_entry(new.id, n)) for n in range(old.dropped_history, new.dropped_history)
         ]
@@ -180,6 +172,19 @@ def _incident(old: Incident | None, new: Incident) -> list[Put | Delete]:
             Put(kind="incident", key=new.id, body=encode(IncidentDocument(incident=bare, entries=len(new.history))))
         )
     return writes
+
+
+def _servers(incident: str, old: Sequence[ServerProgress], new: Sequence[ServerProgress]) -> list[Put | Delete]:
+    if old is new:
+        return []
+    writes: list[Put | Delete] = []
+    before = {s.id: (n, s) for n, s in enumerate(old)}
+    for order, server in enumerate(new):
+        place, known = before.pop(server.id, (-1, None))
+        if place != order or (known is not server and known != server):
+            body = encode(ServerDocument(server=server, order=order))
+            writes.append(Put(kind="server", key=f"{incident}/{server.id}", body=body))
+    return writes + [Delete(kind="server", key=f"{incident}/{gone}") for gone in before]
 
 
 def _lasting(incident: Incident) -> Incident:

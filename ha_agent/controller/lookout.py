@@ -175,11 +175,11 @@ class Lookout:
     def next_at(self) -> float:
         """Boottime seconds at which `tick` has something to do."""
         at = self._silence.next_at()
-        if self._looks:
-            at = min(at, self._looks[0][0])
-        if self._to_note:
-            at = min(at, self._note_at)
-        return min(at, self._probes[0][0]) if self._probes else at
+        if self._looks and self._looks[0][0] < at:
+            at = self._looks[0][0]
+        if self._to_note and self._note_at < at:
+            at = self._note_at
+        return self._probes[0][0] if self._probes and self._probes[0][0] < at else at
 
     def tick(self, now: float) -> None:
         """Look at who has been silent for too long, and let hosts reach each other."""
@@ -448,6 +448,9 @@ class Lookout:
 
     def feel(self, own: selfdoubt.Own) -> None:
         """What this controller knows of itself now. Its sickness lengthens its patience with everybody."""
+        if own is self.own is selfdoubt.WELL and not self._silent and self._factor == 1.0:
+            self.sickness = 0
+            return
         self.own, now = own, self.clock.now()
         self.sickness = selfdoubt.sickness(own, self._beside(now) if self._silent else selfdoubt.UNASKED, now)
         factor = selfdoubt.patience(self.sickness)
@@ -531,9 +534,21 @@ class Lookout:
     def _note_witnesses(self, host: str) -> None:
         """Kept over restarts: a controller that finds a host dead can no longer see who reached it before. Thousands of hosts are noted with
         a few writes."""
+        if self._unnoted(host, self.clock.now()) == (None, None):
+            return
         if not self._to_note:
             self._note_at = self.clock.now() + min(NOTE_AFTER_S, NOTE_PER_HOST_S * len(self.policy.hosts))
         self._to_note.add(host)
+
+    def _unnoted(self, host: str, now: float) -> tuple[tuple[str, ...] | None, dict[str, tuple[str, ...]] | None]:
+        """Who reached the host lately, and over which plane, where the journal says otherwise; None: it says the same."""
+        record, since = self._state().hosts.get(host), now - self._detection(host).witness_fresh_s
+        if record is None:
+            return None, None
+        names = tuple(sorted(w for w, at in self.reached.get(host, {}).items() if at >= since))
+        policy = self.policy.hosts.get(host)
+        over = self.over.since(host, policy.planes if policy else (), since)
+        return names if names and names != record.witnesses else None, over if over != record.witnesses_over else None
 
     def _note_due(self, now: float) -> None:
         if not self._to_note or now < self._note_at:
@@ -544,13 +559,10 @@ class Lookout:
         changed: dict[str, tuple[str, ...]] = {}
         changed_over: dict[str, dict[str, tuple[str, ...]]] = {}
         for host in hosts:
-            record, since = self._state().hosts.get(host), now - self._detection(host).witness_fresh_s
-            names = tuple(sorted(w for w, at in self.reached.get(host, {}).items() if at >= since))
-            if record is not None and names and names != record.witnesses:
+            names, over = self._unnoted(host, now)
+            if names is not None:
                 changed[host] = names
-            policy = self.policy.hosts.get(host)
-            over = self.over.since(host, policy.planes if policy else (), since)
-            if record is not None and over != record.witnesses_over:
+            if over is not None:
                 changed_over[host] = over
         if changed or changed_over:
             self._tell(WitnessesSeen(witnesses=changed, over=changed_over))

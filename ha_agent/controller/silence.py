@@ -36,11 +36,14 @@ class Silence:
         """When the next silence means something; infinity: none does."""
         at = math.inf
         for patience_s, queue in self._heard.items():
-            at = min(at, next(iter(queue.values())) + patience_s)
+            first = next(iter(queue.values())) + patience_s
+            at = min(at, first)
         return at
 
     def due(self, now: float) -> list[str]:
         """Hosts whose silence means something now; they are taken out."""
+        if self.next_at() > now:
+            return []
         found = [host for patience_s, queue in self._heard.items() for host in _older(queue, now - patience_s)]
         for host in found:
             self.over(host)

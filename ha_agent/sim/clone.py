@@ -115,7 +115,7 @@ class Clone:
         return partial(self._of(original.func), *self._of(original.args), **self._of(original.keywords))
 
     def _random(self, original: random.Random) -> random.Random:
-        made = self.made[id(original)] = random.Random(0)
+        made = self.made[id(original)] = random.Random.__new__(random.Random)
         made.setstate(original.getstate())
         return made
 

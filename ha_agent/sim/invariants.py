@@ -311,7 +311,7 @@ class Judge:
         for write in writes:
             if isinstance(write, Put) and write.kind == "outbox":
                 self._heard_of(msgspec.json.decode(write.body, type=Notification))
-            if isinstance(write, Put) and write.kind == "incident" and self._told_only:
+            if isinstance(write, Put) and write.kind == "incident" and self._told_only and b"force_down" in write.body:
                 self._intends(msgspec.json.decode(write.body)["incident"])
 
     def _intends(self, incident: dict[str, Any]) -> None:

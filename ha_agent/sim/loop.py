@@ -262,11 +262,11 @@ class Process:
             return
         for effect in engine.effects():
             self._hands.carry_out(effect)
-        now = self.world.now
-        at = engine.next_at() + (now - self.now())  # from the clock of its machine
+        now = self.world.timeline.now
+        at = engine.next_at() - self.clock.offset_s  # from the clock of its machine
         if at < self._tick_at or self._tick_at < now:
             self._tick_at = max(at, now + 0.001)
-            self.world.timeline.at(self._tick_at, lambda when=self._tick_at: self._due(when))  # type: ignore[misc]
+            self.world.timeline.at(self._tick_at, partial(self._due, self._tick_at))
 
     def _due(self, when: float) -> None:
         if when == self._tick_at:
@@ -333,18 +333,18 @@ class Process:
         engine = self.engine
         assert engine is not None
 
-        def read() -> None:
-            # a frame that waited in a socket is read late: its time is that of the reading
-            now = self.now()
-            current = frame if now == frame.at else msgspec.structs.replace(frame, at=now)
-            if isinstance(current, Heartbeat) and current.boot_id != self.world.hosts[current.host].boot_id:
-                return
-            self.saw(self.name, current)
-            if isinstance(current, Heartbeat):
-                self._judge.heard(self, current.host)
-            engine.observe(current)
+        self.call(partial(self._read, engine, frame))
 
-        self.call(read)
+    def _read(self, engine: Engine, frame: Heartbeat | Disconnected) -> None:
+        """A frame that waited in a socket is read late: its time is that of the reading."""
+        now = self.now()
+        current = frame if now == frame.at else msgspec.structs.replace(frame, at=now)
+        if isinstance(current, Heartbeat) and current.boot_id != self.world.hosts[current.host].boot_id:
+            return
+        self.saw(self.name, current)
+        if isinstance(current, Heartbeat):
+            self._judge.heard(self, current.host)
+        engine.observe(current)
 
     # --- what it tells the world ---
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from uuid import UUID
 
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)  # clock 0 as Nova shows it: any fixed day will do
@@ -671,6 +672,7 @@ def _is_queued(action: Callable[[], None]) -> bool:
     return isinstance(action, _Queued)
 
 
+@lru_cache(maxsize=4096)
 def stamp(at: float) -> str:
     """A time as Nova writes it."""
     return (EPOCH + timedelta(seconds=at)).replace(tzinfo=None).isoformat()

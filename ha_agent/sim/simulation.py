@@ -88,9 +88,10 @@ class Simulation:
 
     def run_halting(self, end: float) -> bool:
         """The same, but it may stop before the step `halt_at`. Says whether it did."""
-        while self.steps != self.halt_at and self.world.step(end):
+        step, judge = self.world.step, self.judge.step
+        while self.steps != self.halt_at and step(end):
             self.steps += 1
-            self.judge.step()
+            judge()
         halted = self.steps == self.halt_at
         if not halted:
             self.world.timeline.now = max(self.world.now, end)

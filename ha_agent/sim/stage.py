@@ -125,7 +125,7 @@ class Stage:
     def _policy(self) -> Policy:
         story, chance = self.story, self.chance
         detection = Detection(
-            heartbeat_interval_s=chance.choice((2.0, 2.5)),
+            heartbeat_interval_s=chance.choice((2.4, 2.5)),
             probe_interval_s=chance.choice((3.0, 4.0)),
             probes=chance.choice((2, 3)),
             down_after_s=chance.choice((8.0, 9.0)),

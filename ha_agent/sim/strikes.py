@@ -59,7 +59,7 @@ class Twin:
         self.make = make
         self.stage = Stage(seed, make)
         self.seen: list[Seen] = []
-        self._pictures: dict[float, str] = {}
+        self._pictures: dict[float, tuple[int, str]] = {}
         self.stage.sim.saw = lambda who, what: self.seen.append((self.stage.sim.world.now, who, what))
         self.stage.on_second = self._keep
         self.stage.begin()
@@ -67,13 +67,14 @@ class Twin:
         self.end = self.stage.sim.signature()
 
     def _keep(self) -> bool:
-        self._pictures[self.stage.sim.world.now] = picture(self.stage.sim)
+        sim = self.stage.sim
+        self._pictures[sim.world.now] = (sim.lasting, picture(sim))
         return False
 
     def looks_like(self, sim: Simulation) -> bool:
         """Whether the whole world was the same at this moment."""
         kept = self._pictures.get(sim.world.now)
-        return kept is not None and kept == picture(sim)
+        return kept is not None and kept[0] == sim.lasting and kept[1] == picture(sim)
 
     def plan(self) -> Plan:
         """The very line of the log that begins a step (None), or some time within it."""

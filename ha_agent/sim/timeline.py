@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
-from uuid import UUID
 
+UUID_FIXED, UUID_V4 = (0xF000 << 64) | (0xC000 << 48), (0x4000 << 64) | (0x8000 << 48)  # version and variant
 WALL_AT_START = 1_700_000_000.0  # any fixed moment: wall time is for display only
 
 
@@ -45,17 +45,17 @@ class Timeline:
 
 class VirtualClock:
     """The Clock port of one simulated machine. `boot_id` differs on another machine and after a reboot; so does where `now` counts
-    from. `wall_step_s`: how far somebody has set the wall clock off."""
+    from. `offset_s`: what its `now` is ahead. `wall_step_s`: how far somebody has set the wall clock off."""
 
     def __init__(self, timeline: Timeline, machine: str, offset_s: float = 0.0) -> None:
         self._timeline = timeline
         self._boot = f"{machine}-boot-1"
-        self._offset_s = offset_s
+        self.offset_s = offset_s
         self.wall_step_s = 0.0
 
     def now(self) -> float:
         """Virtual seconds since this machine booted."""
-        return self._timeline.now + self._offset_s
+        return self._timeline.now + self.offset_s
 
     def wall(self) -> float:
         """Unix seconds of a fixed virtual day."""
@@ -74,7 +74,9 @@ class SeededRandom:
 
     def uuid(self) -> str:
         """A UUIDv4, the same in every run of the seed."""
-        return str(UUID(int=self._rng.getrandbits(128), version=4))
+        bits = self._rng.getrandbits(128) & ~UUID_FIXED | UUID_V4
+        text = f"{bits:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     def uniform(self, low: float, high: float) -> float:
         """For jitter."""

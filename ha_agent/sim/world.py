@@ -107,17 +107,17 @@ class World:
 
     def step(self, end: float = float("inf")) -> bool:
         """Whatever comes next, here or in Nova. False: nothing comes until `end`."""
-        due = self.nova.next_due()
-        following = self.timeline.next_at()
+        timeline, due = self.timeline, self.nova.next_due()
+        following = timeline.next_at()
         if due is not None and (following is None or due <= following):
             if due > end:
                 return False
-            self.timeline.now = max(self.now, due)
+            timeline.now = max(timeline.now, due)
             self.nova.tick()
         elif following is None or following > end:
             return False
         else:
-            self.timeline.step()
+            timeline.step()
         return True
 
     # --- links ---

@@ -417,7 +417,7 @@ class Incident(Value, frozen=True, kw_only=True):
     @property
     def step(self) -> Step:
         """The step that the incident is at."""
-        return self.plan[min(self.position, len(self.plan) - 1)]
+        return self.plan[self.position] if self.position < len(self.plan) else self.plan[-1]
 
 
 class FenceRecord(Value, frozen=True, kw_only=True):

@@ -37,7 +37,8 @@ class Silence:
         at = math.inf
         for patience_s, queue in self._heard.items():
             first = next(iter(queue.values())) + patience_s
-            at = min(at, first)
+            if first < at:
+                at = first
         return at
 
     def due(self, now: float) -> list[str]:

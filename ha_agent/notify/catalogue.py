@@ -45,6 +45,11 @@ class Object:
     fields: tuple[Field, ...]
 
     @cached_property
+    def required(self) -> frozenset[str]:
+        """Of its fields that the caller must give."""
+        return frozenset(f.name for f in self.fields if f.required)
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """Of its fields."""
         return frozenset(f.name for f in self.fields)

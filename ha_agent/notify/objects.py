@@ -53,8 +53,8 @@ def _wrap(where: str, kind: Object, data: Any) -> dict[str, Any]:
     unknown = given.keys() - kind.names
     if unknown:
         raise TypeError(f"{where}: {kind.name} has no field {', '.join(sorted(unknown))}")
-    missing = [f.name for f in kind.fields if f.required and f.name not in given]
-    if missing:
+    if not kind.required <= given.keys():
+        missing = [f.name for f in kind.fields if f.required and f.name not in given]
         raise TypeError(f"{where}: {kind.name} needs {', '.join(missing)}")
     values = {f.name: _field(where, f, given.get(f.name, f.default), _wrap) for f in kind.fields}
     return {

@@ -87,6 +87,8 @@ class Judge:
         if self.store.read_lease() is not self._lease:
             self._look_at_lease()
         nova = self.world.nova
+        if not nova.double_history and not nova.ruined:
+            return
         if len(nova.double_history) == self._doubles and len(nova.ruined) == self._ruined:
             return
         while self._doubles < len(nova.double_history):

@@ -18,7 +18,8 @@ STAGES_PER_50 = (
     6000  # at most so many are looked at for 50 strikes of each pair; those that nothing is wanted of are not played
 )
 LAG = 4  # stages that are under way at a time
-POOR = 1 / 3  # a pair is left out of a story where it counts so much more rarely than in the best one
+Wanted = dict[str, list[str]]  # faults by step
+POOR = 1 / 2  # a pair is left out of a story where it counts so much more rarely than in the best one
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Tally:
     counted: Counter[tuple[str, str]] = field(default_factory=Counter)
     tried: Counter[tuple[str, str]] = field(default_factory=Counter)
     broken: list[Strike] = field(default_factory=list)
+    _under_way: Counter[tuple[str, str]] = field(default_factory=Counter)
     _in_story: Counter[tuple[int, str, str, bool]] = field(default_factory=Counter)
     _short: list[tuple[str, str]] = field(default_factory=lambda: [p for p in PAIRS if not reason(*p)])
 
@@ -48,15 +50,25 @@ class Tally:
         self._short = [p for p in self._short if self.counted[p] < self.each]
         return self._short
 
-    def wanted(self, story: int) -> dict[str, list[str]]:
-        """Faults by step to strike with in the next stage of a story."""
-        out: dict[str, list[str]] = {}
+    def wanted(self, story: int) -> Wanted:
+        """Faults by step to strike with in the next stage of a story: where they are short even if all that is under way counts."""
+        out: Wanted = {}
         for step, fault in self.short():
-            if step in self.reaches[story]:
+            if step in self.reaches[story] and self.counted[step, fault] + self._under_way[step, fault] < self.each:
                 best = max(self._rate(n, step, fault) for n, steps in enumerate(self.reaches) if step in steps)
                 if self._rate(story, step, fault) >= POOR * best:
                     out.setdefault(step, []).append(fault)
         return out
+
+    def begins(self, wanted: Wanted) -> None:
+        """A stage is played with these."""
+        self._under_way.update((step, fault) for step, faults in wanted.items() for fault in faults)
+
+    def ends(self, wanted: Wanted, strikes: Iterable[Strike]) -> None:
+        """What came of it. Not every stage comes to every step of its story."""
+        self._under_way.subtract((step, fault) for step, faults in wanted.items() for fault in faults)
+        for strike in strikes:
+            self.add(strike)
 
     def _rate(self, story: int, step: str, fault: str) -> float:
         counted = self._in_story[story, step, fault, True]
@@ -68,7 +80,7 @@ def run(each: int, jobs: int, first_seed: int = 0, out: TextIO | None = None) ->
     with the command that replays each. 0 if every pair is complete and no rule was broken."""
     stdout = out if out is not None else sys.stdout
     tally = Tally(each, [_reached(n) for n in range(len(STORIES))])
-    going: deque[Future[list[Strike]]] = deque()
+    going: deque[tuple[Future[list[Strike]], Wanted]] = deque()
     with Workers(jobs) as workers:
         for seed in range(first_seed, first_seed + STAGES_PER_50 * max(1, each // 50)):
             # as of LAG stages ago, however many jobs there are: a run depends on nothing but its arguments
@@ -76,15 +88,18 @@ def run(each: int, jobs: int, first_seed: int = 0, out: TextIO | None = None) ->
                 break
             wanted = tally.wanted(seed % len(STORIES))
             if not wanted:
+                if going and not any(tally.wanted(n) for n in range(len(STORIES))):
+                    _take(*going.popleft(), tally, stdout)
                 continue
-            going.append(workers.play(seed, wanted))
+            tally.begins(wanted)
+            going.append((workers.play(seed, wanted), wanted))
             if len(going) == LAG:
-                _take(going.popleft(), tally, stdout)
+                _take(*going.popleft(), tally, stdout)
             if sys.stderr.isatty():
                 left = f"\r{seed - first_seed} stages, {len(tally.short())} pairs left "
                 print(left, end="", file=sys.stderr, flush=True)
         while going:
-            _take(going.popleft(), tally, stdout)
+            _take(*going.popleft(), tally, stdout)
     print_matrix(tally, stdout)
     return 1 if tally.broken or tally.short() else 0
 
@@ -95,9 +110,10 @@ def _reached(story: int) -> frozenset[str]:
     return frozenset(mark.step for seed in seeds for mark in Twin(seed).stage.marks)
 
 
-def _take(done: Future[list[Strike]], tally: Tally, out: TextIO) -> None:
-    for strike in done.result():
-        tally.add(strike)
+def _take(done: Future[list[Strike]], wanted: Wanted, tally: Tally, out: TextIO) -> None:
+    strikes = done.result()
+    tally.ends(wanted, strikes)
+    for strike in strikes:
         if strike.violations:
             print(_told(strike), file=out, flush=True)
 

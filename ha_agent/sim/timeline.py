@@ -39,7 +39,8 @@ class Timeline:
     def step(self) -> None:
         """Let the next thing happen."""
         when, _, action = heapq.heappop(self._queue)
-        self.now = max(self.now, when)
+        if when > self.now:
+            self.now = when
         action()
 
 

@@ -57,7 +57,7 @@ class Host:
     @property
     def speaks(self) -> bool:
         """Whether its remote does."""
-        return self.answers_tcp and self.remote and not self.hung
+        return self.powered and self.kernel and not self.frozen and self.remote and not self.hung
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -23,6 +23,7 @@ from ha_agent.policy import Policy
 from ha_agent.sim.actions import perform
 from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.nova_state import EVACUATION
+from ha_agent.sim.person import LEFT
 from ha_agent.sim.stage import BEGINS_S, PLAIN, STORIES, SUBJECT, Stage, Story
 from ha_agent.sim.timeline import stream
 from ha_agent.store.memory import Moment
@@ -74,7 +75,8 @@ FAULTS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Told:
-    """How a story ended. `done`: what was carried out, how often; `first`, `last`: the journal's writes from its begin to its end."""
+    """How a story ended. `done`: what was carried out, how often; `first`, `last`: the journal's writes from its begin to its end.
+    `named`: servers of which an incident says why they were not moved or not started."""
 
     signature: dict[str, object]
     done: Counter[str]
@@ -84,6 +86,7 @@ class Told:
     plans: frozenset[tuple[Step, ...]]
     marks: dict[str, float]
     crashed: bool
+    named: frozenset[str]
 
     @property
     def writes(self) -> range:
@@ -128,6 +131,9 @@ def tell(
         plans=frozenset(i.plan for i in stage.person.incidents.values()),
         marks={m.step: m.at for m in reversed(stage.marks)},
         crashed=process.lives > 1,
+        named=frozenset(
+            s.name for i in stage.person.incidents.values() for s in i.servers if s.stage in LEFT and s.reason
+        ),
     )
 
 
@@ -202,13 +208,23 @@ def problems(case: Case, moment: Moment, number: int, make: MakeEngine = Engine)
     out = list(told.violations)
     if not told.crashed:
         out.append("it did not crash")
-    if told.signature != expected.signature:
-        out.append(f"it ends with {told.signature}, without the crash with {expected.signature}")
+    # a fault has its moment by the clock: after a crash it may meet another step, and leave a server that an incident names
+    named = told.named if case.fault else frozenset()
+    now_is, was = without(told.signature, named), without(expected.signature, named)
+    if now_is != was:
+        out.append(f"it ends with {now_is}, without the crash with {was}")
     for what in sorted({*told.done, *expected.done}):
-        was, now = expected.done[what], told.done[what]
-        if now > max(1, was):
-            out.append(f"{what}: {now} times, without the crash {was}")
+        before, now = expected.done[what], told.done[what]
+        if now > max(1, before):
+            out.append(f"{what}: {now} times, without the crash {before}")
     return out
+
+
+def without(signature: dict[str, object], named: Container[str]) -> dict[str, object]:
+    """The final state but for these servers."""
+    servers = signature["servers"]
+    assert isinstance(servers, dict)
+    return {**signature, "servers": {name: how for name, how in servers.items() if name not in named}}
 
 
 def sampled(fault: str, cases: int, crashes: int) -> Iterator[tuple[Case, Moment, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ha_agent.model import Health, Operator, Power, ServerProgress, State, Value, Verdict
+from ha_agent.model import Health, Mode, Operator, Power, ServerProgress, State, Value, Verdict
 
 
 class HostViewSummary(Value, frozen=True, kw_only=True):
@@ -44,6 +44,44 @@ class DeviceHealth(Value, frozen=True, kw_only=True):
     power: Power = Power.UNKNOWN
     checked_age_s: float | None = None
     error: str = ""
+
+
+class DeviceLook(Value, frozen=True, kw_only=True):
+    """One fencing device, read just now because somebody asked. `level` counts from 1. `machine`: which one it says it is; `took_s`: until its
+    whole level had answered. `error`: why it cannot be relied on; empty: it can."""
+
+    host: str
+    device: str
+    level: int
+    driver: str = ""
+    power: Power = Power.UNKNOWN
+    machine: str = ""
+    took_s: float = 0.0
+    error: str = ""
+
+
+class FencingLevel(Value, frozen=True, kw_only=True):
+    """One level of a host, counted from 1. `evidence_s`: of silence, until there is evidence at the latest if this level is the one that
+    works (L1). `devices`: as they were at the last periodic look."""
+
+    level: int
+    evidence_s: float
+    devices: tuple[DeviceHealth, ...]
+
+
+class FencingPlan(Value, frozen=True, kw_only=True):
+    """What would happen if the host were silent from now on. `alarm_s`: of silence, until an alarm at the latest. `fence`: whether its policy
+    fences at all; `mode`: what becomes of its servers then. `forbidden`: why it would not be fenced as things are now, and `release`
+    what ends that; empty: nothing forbids it."""
+
+    host: str
+    mode: Mode
+    fence: bool
+    alarm_s: float
+    attempt_s: float
+    levels: tuple[FencingLevel, ...]
+    forbidden: str = ""
+    release: str = ""
 
 
 class LeaderInfo(Value, frozen=True, kw_only=True):
@@ -105,3 +143,10 @@ class Facade(Protocol):
     async def dry_run(self, host: str) -> Sequence[ServerProgress]:
         """What an evacuation of the host would do with each of its servers; changes nothing. Raises UsageError for an unknown host,
         DriverError or Unanswered where Nova cannot be read."""
+
+    async def look_at_devices(self, host: str) -> Sequence[DeviceLook]:
+        """Reads every fencing device of a host now; changes nothing. A device that does not answer is an error in its row. Raises UsageError
+        for an unknown host."""
+
+    def fencing_plan(self, host: str) -> FencingPlan:
+        """What a fence of the host would do, and what forbids it now. Raises UsageError for an unknown host."""

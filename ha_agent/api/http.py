@@ -89,6 +89,8 @@ class Api:
                 web.get("/v1/hosts", self._hosts),
                 web.get("/v1/hosts/{host}", self._host),
                 web.get("/v1/hosts/{host}/dry-run", self._dry_run),
+                web.get("/v1/hosts/{host}/fencing-plan", self._fencing_plan),
+                web.post("/v1/hosts/{host}/fencing-check", self._fencing_check),
                 web.get("/v1/incidents", self._incidents),
                 web.get("/v1/incidents/{id}", self._incident),
                 web.get("/v1/events", self._events),
@@ -215,6 +217,13 @@ class Api:
 
     async def _dry_run(self, request: web.Request) -> web.Response:
         return _json(list(await self._facade.dry_run(request.match_info["host"])))
+
+    async def _fencing_plan(self, request: web.Request) -> web.Response:
+        return _json(self._facade.fencing_plan(request.match_info["host"]))
+
+    async def _fencing_check(self, request: web.Request) -> web.Response:
+        """Not a GET: it makes devices work."""
+        return _json(list(await self._facade.look_at_devices(request.match_info["host"])))
 
     # --- changing ---
 

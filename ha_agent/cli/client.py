@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from ha_agent.api.facade import EventLine
+from ha_agent.api.facade import DeviceLook, EventLine, FencingPlan
 from ha_agent.api.views import HostDetail, HostRow, IncidentRow, Status
 from ha_agent.errors import HaAgentError, Unanswered, UsageError
 from ha_agent.model import Incident, Order, ServerProgress
@@ -19,6 +19,7 @@ from ha_agent.model import Incident, Order, ServerProgress
 T = TypeVar("T")
 TIMEOUT_S = 10.0
 NOVA_TIMEOUT_S = 90.0  # a dry run asks Nova
+DEVICES_TIMEOUT_S = 300.0  # the longest attempt, and a turn for each host that waits
 ANSWER_MAX = 256 * 1024 * 1024
 BAD_REQUEST = 400
 
@@ -80,6 +81,18 @@ class Client:
         """What an evacuation would do."""
         path = f"/v1/hosts/{_quoted(host)}/dry-run"
         return self._of_host(host, lambda: self._get(path, list[ServerProgress], NOVA_TIMEOUT_S))
+
+    def fencing_plan(self, host: str) -> FencingPlan:
+        """What a fence of the host would do."""
+        path = f"/v1/hosts/{_quoted(host)}/fencing-plan"
+        return self._of_host(host, lambda: self._get(path, FencingPlan))
+
+    def fencing_check(self, host: str) -> list[DeviceLook]:
+        """How the host's devices answer now."""
+        path = f"/v1/hosts/{_quoted(host)}/fencing-check"
+        return self._of_host(
+            host, lambda: self._decode(self._request("POST", path, DEVICES_TIMEOUT_S), list[DeviceLook])
+        )
 
     def order(self, order: Order, host: str = "", incident: str = "", reason: str = "") -> str:
         """Gives an order; returns the controller's sentence. Raises Unanswered where it may have been carried out (S9)."""

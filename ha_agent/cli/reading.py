@@ -54,7 +54,7 @@ def _print_status(controller: Client, *, every: bool, json: bool, compact: bool 
         return
     from ha_agent.cli import tables
 
-    _print(tables.status(found, everything=bool(hosts), rows=hosts))
+    print_page(tables.status(found, everything=bool(hosts), rows=hosts))
 
 
 def explain(host: HostArgument, socket: SocketOption = SOCKET, json: JsonOption = False) -> None:
@@ -83,7 +83,7 @@ def incidents(
     else:
         from ha_agent.cli import tables
 
-        _print(tables.incidents(found))
+        print_page(tables.incidents(found))
 
 
 def evacuate(
@@ -107,10 +107,10 @@ def evacuate(
     stay = sum(each.stage is ServerStage.NOT_MOVED for each in found)
     say(f"{host}: {len(found) - stay} of {len(found)} servers would be moved, {stay} would stay. Nothing was changed.")
     if found:
-        _print(tables.servers(found))
+        print_page(tables.servers(found))
 
 
-def _print(page: RenderableType) -> None:
+def print_page(page: RenderableType) -> None:
     """A page: as wide as the terminal, or as wide as it needs to be where no person looks."""
     from rich.console import Console
 

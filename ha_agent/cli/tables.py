@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ha_agent.api.facade import DeviceLook
 from ha_agent.api.views import HostRow, IncidentRow, Status
 from ha_agent.cli.common import clean, day, span
 from ha_agent.model import ServerProgress, Verdict
@@ -124,6 +125,25 @@ def servers(rows: Iterable[ServerProgress]) -> Table:
     for row in rows:
         table.add_row(
             _text(row.id), _text(row.name), _text(row.prior), _text(row.priority), _text(_would(row)), _text(row.reason)
+        )
+    return table
+
+
+def looks(rows: Iterable[DeviceLook]) -> Table:
+    """How fencing devices answered."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("HOST", "LEVEL", "DEVICE", "DRIVER", "POWER", "TOOK", "MACHINE", "WHY"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(
+            _text(row.host),
+            _text(row.level),
+            _text(row.device),
+            _text(row.driver),
+            _text(row.power, "red" if row.error else "green"),
+            _text(span(row.took_s)),
+            _text(row.machine),
+            _text(row.error),
         )
     return table
 

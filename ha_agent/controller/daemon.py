@@ -9,10 +9,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from ha_agent import selfdoubt
-from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, LeaderInfo
+from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
+from ha_agent.controller import fencing_view
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
+from ha_agent.controller.fencing_view import FencingView
 from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
 from ha_agent.controller.summaries import summaries
 from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
@@ -87,6 +89,7 @@ class Controller:
             fencer=self.fencer,
             monitor=self.monitor,
         )
+        self._fencing = FencingView(self.fencer, self.devices_health, clock)
         self._wake = asyncio.Event()
         self._stopping = False
         self._turned_at = self._felt_at = clock.now()
@@ -411,6 +414,14 @@ class Controller:
         except TimeoutError:
             raise DriverError("Nova did not answer in time") from None
         return select.plan(found, host, policy.recovery)
+
+    async def look_at_devices(self, host: str) -> Sequence[DeviceLook]:
+        """See Facade."""
+        return await self._fencing.look(self.policy, host)
+
+    def fencing_plan(self, host: str) -> FencingPlan:
+        """See Facade."""
+        return fencing_view.plan(self.policy, self.engine.state, self.devices(), host)
 
 
 def _said(order: Operator) -> str:

@@ -196,6 +196,8 @@ def test_large_bodies_are_not_read(api: Running) -> None:
         ("/v1/events?limit=-1", 400),
         ("/v1/events?after=99999999999999999999", 400),
         ("/v1/hosts/h9/dry-run", 400),
+        ("/v1/hosts/h9/fencing-plan", 400),
+        ("/v1/hosts/h1/fencing-check", 405),
         ("/nothing", 404),
         ("/v1/orders", 405),
     ],
@@ -246,6 +248,15 @@ def test_hosts_and_incidents(api: Running) -> None:
     assert ask(api, "/v1/incidents/i-down")[1]["history"][1]["text"] == "off is proven"
     assert [each["seq"] for each in ask(api, "/v1/events?after=2&limit=2")[1]] == [3, 4]
     assert len(ask(api, "/v1/hosts/h2/dry-run")[1]) == 3
+    assert ask(api, "/v1/hosts/h2/fencing-plan")[1]["levels"][0]["evidence_s"] == 31.5
+
+
+def test_devices_are_read_for_those_who_may_operate(api: Running) -> None:
+    assert ask(api, "/v1/hosts/h2/fencing-check", {})[0] == 401, (
+        "reading without a token is free here, this is not reading"
+    )
+    status, looks = ask(api, "/v1/hosts/h2/fencing-check", {}, token=ADMIN)
+    assert (status, [look["error"] for look in looks]) == (200, ["", "wrong password"])
 
 
 # --- starting ---

@@ -8,9 +8,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from ha_agent.model import Order, Phase
+from ha_agent.api.facade import DeviceHealth, FencingLevel, FencingPlan
+from ha_agent.cli.fencings import told
+from ha_agent.model import Mode, Order, Phase
 from tests.unit.cli_support import INCIDENT, OPENED, Controller, cli, incident, process, served
 
 
@@ -232,3 +235,59 @@ def test_an_order_whose_answer_is_lost_may_have_been_carried_out(tmp_path: Path)
         server.close()
     assert done.returncode == 1
     assert "may have been carried out" in done.stderr
+
+
+# --- fencing, looked at before it is needed ---
+
+
+def test_devices_that_answer_are_listed(sock: Path) -> None:
+    done = cli("fencing", "check", "compute-1", socket=sock)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4c4c" in done.stdout
+    assert "1 devices of 1 hosts were read, 0 failed" in done.stdout
+
+
+def test_one_that_does_not_answer_is_named_and_ends_with_one(sock: Path) -> None:
+    done = cli("fencing", "check", socket=sock)
+    assert done.returncode == 1
+    assert "wrong password" in done.stdout
+    assert "4 devices of 3 hosts were read, 1 failed" in done.stdout
+    looks = json.loads(cli("fencing", "check", "--json", socket=sock).stdout)
+    assert [(look["host"], look["error"]) for look in looks if look["error"]] == [("compute-2", "wrong password")]
+
+
+def test_the_plan_of_a_fence_is_told(sock: Path, controller: Controller) -> None:
+    done = cli("fencing", "plan", "compute-1", socket=sock)
+    assert done.returncode == 0
+    assert "level 1: off is sent to bmc; each must read off twice" in done.stdout
+    assert "proven off within 31.5 s" in done.stdout
+    assert "NOT NOW: x (release: y)" in done.stdout
+    assert json.loads(cli("fencing", "plan", "compute-1", "--json", socket=sock).stdout)["alarm_s"] == 11.5
+    assert controller.orders == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fence": False}, "never fenced by its policy"),
+        ({"levels": ()}, "it waits for a person (ha-agent confirm-fenced h1)"),
+        ({"mode": Mode.NOTIFY}, "others move its servers"),
+        ({}, "its tagged servers are evacuated"),
+    ],
+)
+def test_a_plan_in_sentences(changes: dict[str, object], says: str) -> None:
+    mute = DeviceHealth(host="h1", device="bmc", level=1, driver="ipmi", error="wrong password")
+    found = FencingPlan(
+        host="h1",
+        mode=Mode.AUTO,
+        fence=True,
+        alarm_s=11.5,
+        attempt_s=20.0,
+        levels=(FencingLevel(level=1, evidence_s=31.5, devices=(mute,)),),
+    )
+    text = "\n".join(told(msgspec.structs.replace(found, **changes)))
+    assert says in text
+    assert ("bmc: ipmi (at the last look: wrong password)" in text) is bool(
+        changes.get("fence", True) and changes.get("levels", True)
+    )
+    assert "NOT NOW" not in text

@@ -37,7 +37,7 @@ def check(
         print_json(found)
     else:
         _print_looks(found, bare)
-        say(f"{len(found)} devices of {len(names) - len(bare)} hosts were read, {failed} failed")
+        say(f"{_some(len(found), 'device')} of {_some(len(names) - len(bare), 'host')} read, {failed} failed")
     if failed or bare:
         raise typer.Exit(1)
 
@@ -90,6 +90,10 @@ def told(found: FencingPlan) -> list[str]:
     if found.forbidden:
         lines.append(f"NOT NOW: {found.forbidden} (release: {found.release})")
     return lines
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}" + ("s" if count != 1 else "")
 
 
 def add(app: typer.Typer) -> None:

@@ -244,14 +244,14 @@ def test_devices_that_answer_are_listed(sock: Path) -> None:
     done = cli("fencing", "check", "compute-1", socket=sock)
     assert (done.returncode, done.stderr) == (0, "")
     assert "4c4c" in done.stdout
-    assert "1 devices of 1 hosts were read, 0 failed" in done.stdout
+    assert "1 device of 1 host read, 0 failed" in done.stdout
 
 
 def test_one_that_does_not_answer_is_named_and_ends_with_one(sock: Path) -> None:
     done = cli("fencing", "check", socket=sock)
     assert done.returncode == 1
     assert "wrong password" in done.stdout
-    assert "4 devices of 3 hosts were read, 1 failed" in done.stdout
+    assert "4 devices of 3 hosts read, 1 failed" in done.stdout
     looks = json.loads(cli("fencing", "check", "--json", socket=sock).stdout)
     assert [(look["host"], look["error"]) for look in looks if look["error"]] == [("compute-2", "wrong password")]
 

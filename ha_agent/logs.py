@@ -1,4 +1,4 @@
-"""Log lines on their way to stderr, without waiting for it: a journal that hangs must not stop a heartbeat.
+"""Log lines on their way to stderr, without waiting for it: a journal that hangs must not stop a heartbeat, nor who listens to them.
 
 journald reads stderr of a daemon through a socket. When its disk hangs, the socket fills, and whoever writes to it waits.
 """

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ha_agent import config, sdnotify
+from ha_agent import config, logs, sdnotify
 from ha_agent.api.http import serve
 from ha_agent.controller.daemon import Controller
 from ha_agent.controller.engine import SEND_SHARE
@@ -28,6 +28,7 @@ from ha_agent.store.sqlite import SqliteStore
 from ha_agent.system import SystemClock, SystemRandom
 
 STATUS_S = 1.0
+DRAIN_S = 2.0  # how long the last log lines are waited for
 CLOUD_S = 60.0  # how often Nova is looked at in quiet times
 
 log = logging.getLogger("ha_agent")
@@ -179,7 +180,7 @@ async def _main(loaded: config.Loaded) -> int:
 
 def run(loaded: config.Loaded) -> int:
     """Run the controller until SIGTERM. Returns the exit code; errors are said in one sentence."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logs.to(sys.stderr)
     for noisy in ("keystoneauth", "openstack", "urllib3", "amqp", "kombu", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for warning in loaded.warnings:
@@ -189,3 +190,5 @@ def run(loaded: config.Loaded) -> int:
     except HaAgentError as error:
         log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
         return error.exit_code
+    finally:
+        handler.drain(DRAIN_S)

@@ -207,8 +207,8 @@ class Rig:
 
     # --- the controller ---
 
-    async def start_controller(self) -> None:
-        """Returns when its socket answers."""
+    async def start_controller(self, stderr: int | None = None) -> None:
+        """Returns when its socket answers. `stderr`: a descriptor; None: its log."""
         with (self.directory / "controller.log").open("ab") as log:
             self._controller = subprocess.Popen(  # noqa: ASYNC220 -- the kill must be ours, at once
                 [sys.executable, "-m", "ha_agent", "controller", "--config", str(self.directory / "controller.yaml")],
@@ -220,7 +220,7 @@ class Rig:
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 start_new_session=True,
             )
         end = time.monotonic() + 30

@@ -245,6 +245,8 @@ def _heard_of_the_dead(turn: Turn, incident: Incident, boot_id: str, *, new: boo
             incident = _lied(turn, incident)
         turn.put(incident, beat_at=turn.now.at)
         return  # a person ordered the fence of a living host
+    if incident.ordered_by:  # of its last life: nobody knows whether this one is to end too
+        incident = turn.put(incident, "the order to fence it ended with its reboot", ordered_by="", withdrawn="")
     _cancelled_by_heartbeat(turn, incident, boot_id, new=new or rebooted)
 
 

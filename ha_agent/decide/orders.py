@@ -161,7 +161,8 @@ def _release(turn: Turn, event: Operator) -> None:
             f"to be left alone with it meanwhile: ha-agent maintenance on {event.host}",
         )
     if incident.ordered_by and incident.committed_at is None and incident.evidence is None and not incident.forced:
-        fence.cancel(turn, turn.put(incident, actor=event.actor, withdrawn=event.actor))
+        by = event.actor + (f": {event.reason}" if event.reason else "")
+        fence.cancel(turn, turn.put(incident, actor=event.actor, withdrawn=by))
         return
     if incident.committed_at is None and Step.FENCE in incident.plan:
         raise UsageError(

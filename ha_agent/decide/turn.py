@@ -254,6 +254,7 @@ class Turn:
             rounds=0,
             gate_ok=False,
             clean=False,
+            ordered_by=incident.ordered_by if Step.FENCE in plan else "",
             withdrawn="",
             cleared_boot_id="",
             boot_id=boot_id or incident.boot_id,

@@ -33,9 +33,9 @@ def run(turn: Turn, incident: Incident) -> Incident:
         return incident
     looked = bool(incident.poll_at)  # nobody is given up without one look
     if _late(turn, incident) and looked:
-        asked = {c.subject for c in incident.pending}  # what was sent at the last look is waited for
+        owed = _owed(turn, incident)
         for server in landed:
-            if server.id in asked:
+            if server.id in owed:
                 continue
             why = server.reason or "not verified in time"
             incident = turn.put_server(
@@ -45,15 +45,25 @@ def run(turn: Turn, incident: Incident) -> Incident:
                 stage=ServerStage.GIVEN_UP,
                 reason=why,
             )
-        if any(s.id in asked for s in landed):
-            return incident
-        return turn.next_step(incident, f"verified: {count(incident)}")
+        if not owed:
+            return turn.next_step(incident, f"verified: {count(incident)}")
     if turn.now.at < incident.poll_at:
         turn.wake(incident, incident.poll_at)
         return incident
     hosts = tuple(sorted({s.dest or incident.host for s in landed}))
     incident, _ = turn.send(incident, CommandKind.LIST_SERVERS, hosts=hosts)
     return incident
+
+
+def _owed(turn: Turn, incident: Incident) -> frozenset[str]:
+    """Servers that something was sent for a short while ago: what comes of it is still looked at, and nothing is sent again."""
+    asked = {c.subject for c in incident.pending}
+    return frozenset(
+        s.id
+        for s in incident.servers
+        if s.stage in (ServerStage.LANDED, ServerStage.STARTING)
+        and (s.id in asked or (s.stage is ServerStage.STARTING and turn.now.at < s.next_at))
+    )
 
 
 def _late(turn: Turn, incident: Incident) -> bool:
@@ -115,6 +125,8 @@ def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wa
     current = next(s for s in incident.servers if s.id == server.id)
     if turn.now.at < server.next_at or any(c.subject == server.id for c in incident.pending):
         return incident
+    if server.stage is ServerStage.STARTING and _late(turn, incident):
+        return incident
     refusal = guards.may_act(turn.state, incident.host, turn.policy)
     if refusal is not None:
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
@@ -137,12 +149,13 @@ def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wa
 def mended(turn: Turn, incident: Incident, subject: str, outcome: Outcome) -> Incident:
     """The answer to a start, stop or reboot: only looked at for its error; the list says how the server is."""
     server = next((s for s in incident.servers if s.id == subject), None)
-    if outcome.status is Status.OK and incident.step is Step.VERIFY and _late(turn, incident):
-        return turn.put(incident, poll_at=0.0)  # the end: what came of it is looked at once
     if server is None or outcome.status is Status.OK:
         return incident
     # What Nova lists may be older than the failure: the server is not believed to run before a request was taken.
-    pause = retry_pause(turn.host_policy(incident.host).recovery, 1)
+    recovery = turn.host_policy(incident.host).recovery
+    pause = retry_pause(recovery, 1)
+    if outcome.status is Status.LOST and _late(turn, incident):
+        pause = max(pause, recovery.api_max_s)  # S9: until then it may still come about
     stage = ServerStage.WAITING if incident.step is Step.RESTART else server.stage
     turn.wake(incident, turn.now.at + pause)
     return turn.put_server(

@@ -63,6 +63,7 @@ class Witnessing(Protocol):
     def ordered(self, order: Operator) -> None: ...
     def published(self, note: Notification) -> None: ...
     def heard(self, who: Owner, host: str) -> None: ...
+    def answered(self, who: Owner, answered: ProbeAnswered, asked_at: float) -> None: ...
 
 
 class Hands:
@@ -117,6 +118,8 @@ class Hands:
         own = witness == self._owner.name
         planes = self._host_policy(target).planes
 
+        asked_at = world.now
+
         def answer() -> None:
             able = own or (world.hosts[witness].speaks and world.reach(self._owner.name, witness))
             word, delay_s = self._try(effect, MANAGEMENT) if able else (Answer.FAILED, 0.0)
@@ -131,18 +134,16 @@ class Hands:
                 delay_s = max(effect.deadline_s, delay_s)
 
             def arrive() -> None:
-                self.observe(
-                    engine,
-                    ProbeAnswered(
-                        host=target,
-                        at=self._owner.now(),
-                        witness=witness,
-                        nonce=effect.nonce,
-                        answer=word,
-                        boot_id=boot,
-                        over=over,
-                    ),
+                answered = ProbeAnswered(
+                    host=target,
+                    at=self._owner.now(),
+                    witness=witness,
+                    nonce=effect.nonce,
+                    answer=word,
+                    boot_id=boot,
+                    over=over,
                 )
+                self.observe(engine, answered, lambda: self._judge.answered(self._owner, answered, asked_at))
 
             if delay_s:
                 world.timeline.after(delay_s, arrive)
@@ -163,10 +164,19 @@ class Hands:
             word = Answer.TCP
         return word, connect_s + talk_s
 
-    def observe(self, engine: Engine | None, observation: AnyObservation) -> None:
-        if engine is not None and self._owner.engine is engine:
-            self._owner.saw(self._owner.name, observation)
-            self._owner.call(lambda: engine.observe(observation))
+    def observe(
+        self, engine: Engine | None, observation: AnyObservation, told: Callable[[], None] = lambda: None
+    ) -> None:
+        """It reaches the controller, if it still is the one that asked; `told` is called in the same moment."""
+        if engine is None or self._owner.engine is not engine:
+            return
+
+        def arrive() -> None:
+            told()
+            engine.observe(observation)
+
+        self._owner.saw(self._owner.name, observation)
+        self._owner.call(arrive)
 
     def _read_bmc(self, host: str) -> None:
         levels = self._levels(host)

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from ha_agent.bounds import host_bounds
-from ha_agent.model import Command, CommandKind, Mode, Notification, Operator, Order, Outcome, Status
-from ha_agent.ports import Delete, Lease, Put
+from ha_agent.model import Answer, Command, CommandKind, Mode, Notification, Operator, Order, Outcome, Status
+from ha_agent.ports import Delete, Lease, ProbeAnswered, Put
 from ha_agent.sim.hands import Owner
 from ha_agent.sim.loop import Process
 from ha_agent.sim.nova_state import EVACUATION
@@ -45,7 +45,10 @@ class Judge:
         self._armed = False
         self._paused = False
         self._maintenance: set[str] = set()
-        self._ordered: set[str] = set()
+        self._ordered: dict[str, str] = {}  # hosts that a person wants off, and in which boot
+        self._words: dict[
+            tuple[str, str, str], tuple[Answer, float]
+        ] = {}  # controller, host, witness: the last answer, and when it was asked
         self._heard_since: dict[tuple[str, str], float] = {}
         self._reached_since: dict[str, float] = {}
         self._evacuated: set[str] = set()  # hosts whose servers began to move and that did not come back yet
@@ -128,6 +131,9 @@ class Judge:
 
     def heard(self, who: Owner, host: str) -> None:
         """A heartbeat reached a controller."""
+        boot_id = self.world.hosts[host].boot_id
+        if self._ordered.get(host, boot_id) != boot_id:
+            del self._ordered[host]  # nobody ordered anything about this life
         self._heard_since.setdefault((who.name, host), self.world.now)
 
     def _all_reach(self, name: str) -> bool:
@@ -178,6 +184,7 @@ class Judge:
         heard = self._heard_since.get((who.name, name))
         if heard is not None and now - heard >= HEARD_S:
             self.broken("S5", f"{name} is fenced although {who.name} has heard it for {now - heard:.0f} s")
+        self._said_otherwise(who, name)
         reached = self._reached_since.get(name)
         witnesses = [
             o
@@ -187,6 +194,20 @@ class Judge:
         if reached is not None and now - reached >= REACHED_S and witnesses:
             self.broken("S5", f"{name} is fenced although every other host has reached it for {now - reached:.0f} s")
         self._storm(command)
+
+    def answered(self, who: Owner, answered: ProbeAnswered, asked_at: float) -> None:
+        """An answer of a witness reached a controller."""
+        self._words[who.name, answered.host, answered.witness] = (answered.answer, asked_at)
+
+    def _said_otherwise(self, who: Owner, name: str) -> None:
+        """A witness that got a signed answer in the last round speaks for the host, whatever the others say."""
+        lately = self.world.now - self.world.policy.hosts[name].detection.probe_interval_s
+        for (controller, host, witness), (answer, asked_at) in self._words.items():
+            if (controller, host, answer) != (who.name, name, Answer.SIGNED) or asked_at <= lately:
+                continue
+            if witness == who.name or (self.world.hosts[witness].speaks and self.world.reach(who.name, witness)):
+                ago_s = self.world.now - asked_at
+                self.broken("S5", f"{name} is fenced although {witness} got its signed answer {ago_s:.1f} s ago")
 
     def _storm(self, command: Command) -> None:
         now, storm = self.world.now, self.world.policy.storm
@@ -213,6 +234,12 @@ class Judge:
         row = nova.servers.get(server)
         where = sorted(nova.runs.get(server, ()))
         name = row.name if row else server
+        recovery = self.world.policy.hosts[source].recovery
+        if row is not None and not recovery.select.all and recovery.select.server_tag not in row.tags:
+            self.broken("S9", f"{name} is evacuated, and nobody chose it")
+        agreed = recovery.shared_storage or recovery.image_backed_rebuild or (row and "recover-from-image" in row.tags)
+        if row is not None and not row.volume and not agreed:
+            self.broken("S9", f"{name} is evacuated, and its disk stays behind")
         if where:
             self._broken_at(where, "S2", f"{name} is evacuated off {source} while it runs on {', '.join(where)}")
         if self._long_on(source):
@@ -286,7 +313,9 @@ class Judge:
             case Order.MAINTENANCE_OFF:
                 self._maintenance.discard(order.host)
             case Order.FENCE:
-                self._ordered.add(order.host)
+                self._ordered[order.host] = self.world.hosts[order.host].boot_id
+            case Order.RELEASE:
+                self._ordered.pop(order.host, None)
             case Order.CONFIRM_FENCED:
                 host = self.world.hosts[order.host]
                 heard = host.speaks and self.world.reach(self.world.policy.controller, order.host)
@@ -329,7 +358,7 @@ class Judge:
         if note.event_type == "server.evacuate.start":
             self._evacuated.add(host)  # journalled, so told: S2b counts from the intent
         if note.event_type == "incident.closed":
-            self._ordered.discard(host)
+            self._ordered.pop(host, None)
             self._evacuated.discard(host)
         if host not in self._deaths:
             return

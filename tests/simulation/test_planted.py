@@ -31,7 +31,7 @@ from ha_agent.model import (
     VerdictGiven,
 )
 from ha_agent.planes import MANAGEMENT
-from ha_agent.policy import Policy, Storm
+from ha_agent.policy import Policy, Select, Storm
 from ha_agent.ports import AnyObservation, ProbeAnswered
 from ha_agent.sim.actions import perform
 from ha_agent.sim.devices import DeviceFault
@@ -92,6 +92,15 @@ def partitioned_is_down(state: State, event: AnyEvent, rules: Policy, now: Now) 
     if isinstance(event, VerdictGiven) and event.verdict is Verdict.PARTITIONED:
         event = replace(event, verdict=Verdict.DOWN)
     return decide(state, event, rules, now)
+
+
+def everything(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """Whatever ran there is moved."""
+    hosts = {
+        name: replace(host, recovery=replace(host.recovery, select=Select(all=True), image_backed_rebuild=True))
+        for name, host in rules.hosts.items()
+    }
+    return decide(state, event, replace(rules, hosts=hosts), now)
 
 
 def never_seen_is_down(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
@@ -193,6 +202,20 @@ def freezes_without_bmc(sim: Simulation) -> None:
 def our_path_is_cut(sim: Simulation) -> None:
     sim.world.cut("controller-1", "h2")
     sim.run(60.0)
+
+
+def one_path_is_left(sim: Simulation) -> None:
+    """h4 alone reaches the host."""
+    for name in ("controller-1", *(h for h in sim.world.hosts if h not in ("h2", "h4"))):
+        sim.world.cut(name, "h2")
+    sim.run(60.0)
+
+
+def dies_with_others_servers(sim: Simulation) -> None:
+    """One has no tag, the disk of another is on the host."""
+    sim.world.nova.add_server("h2", "untagged")
+    sim.world.nova.add_server("h2", "on a local disk", tags=("automatic-recovery",), volume=False)
+    dies(sim)
 
 
 def never_up(sim: Simulation) -> None:
@@ -299,6 +322,8 @@ CASES = {
     "unfence early": Case("S3", unguarded(unfence_early), dies),
     "no lease": Case("S4", Careless, stands_still_while_it_sends, partial(cloud, controllers=2)),
     "no witnesses": Case("S5", planted(partitioned_is_down), our_path_is_cut),
+    "one witness is not enough": Case("S5", planted(partitioned_is_down), one_path_is_left),
+    "everything": Case("S9", planted(everything), dies_with_others_servers),
     "second plane ignored": Case("S5", OnePlaneIsAll, loses_its_management_plane, two_planes),
     "never seen": Case("S5", planted(never_seen_is_down), never_up, mute_h2),
     "no storm guard": Case("S6", planted(no_storm_guard), two_die, partial(cloud, share=0.2)),

@@ -8,6 +8,7 @@ import pytest
 from ha_agent.decide import Decision, decide
 from ha_agent.errors import UsageError
 from ha_agent.model import (
+    Beat,
     CommandKind,
     Evidence,
     EvidenceKind,
@@ -25,7 +26,9 @@ from ha_agent.model import (
     State,
     Status,
     Step,
+    Tick,
     Verdict,
+    VerdictGiven,
 )
 from ha_agent.plans import FENCE_AND_TELL, IN_PLACE, RECOVER, RESTART, TELL
 from ha_agent.policy import Policy
@@ -347,3 +350,35 @@ def test_an_ordered_fence_that_moves_servers_is_released_like_any_other() -> Non
 def test_an_acknowledgement_is_noted() -> None:
     now = after(on(order(Order.ACK), fencing()))
     assert (now.acked_by, now.step) == ("anna", Step.FENCE)
+
+
+@pytest.mark.parametrize("taken_back", [True, False])
+def test_a_reboot_ends_the_order_to_fence(taken_back: bool) -> None:
+    """Nobody ordered the fence of the new life; and what ran in the old one is started again, also where the order was taken back just before."""
+    state = on(order(Order.RELEASE) if taken_back else Tick(), fencing(ordered_by="bert")).state
+    record = HostRecord(host="h1", first_seen_wall=1.0, boot_id="old")
+    state = replace(state, hosts={**state.hosts, "h1": record})
+    back = VerdictGiven(host="h1", verdict=Verdict.REBOOTED, reason="new boot", boot_id="new", new_id="i8")
+    heard = decide(state, back, POLICY, Now(at=NOW + 1))
+    now = after(heard)
+    assert (now.ordered_by, now.withdrawn, now.phase, now.verdict) == ("", "", Phase.OPEN, Verdict.REBOOTED)
+    cancelled = next(c for c in now.pending if c.kind is CommandKind.CANCEL_FENCE)
+    ended = decide(
+        heard.state, Finished(outcome=Outcome(command=cancelled.id, status=Status.OK)), POLICY, Now(at=NOW + 2)
+    )
+    assert CommandKind.FENCE not in sent(ended), "it is not fenced again"
+    again = decide(ended.state, Beat(host="h1", boot_id="new", new_id="i7"), POLICY, Now(at=NOW + 3))
+    assert (after(again).plan, after(again).new_boot_id, after(again).phase) == (RESTART, "new", Phase.OPEN)
+
+
+def test_an_order_ends_with_its_plan() -> None:
+    """A fence that was ordered once is no order for what the host does later."""
+    _, decision = withdraw(fencing(ordered_by="bert", restarting=True))
+    assert (after(decision).plan, after(decision).ordered_by) == (RESTART, "")
+
+
+def test_who_takes_an_order_back_says_why() -> None:
+    _, decision = withdraw(fencing(ordered_by="bert"))
+    assert [d["outcome"] for d in told(decision, "incident.closed")] == ["the ordered fence is withdrawn by anna"]
+    first = on(order(Order.RELEASE, reason="wrong host"), fencing(ordered_by="bert"))
+    assert after(first).withdrawn == "anna: wrong host"

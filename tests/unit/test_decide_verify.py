@@ -129,14 +129,18 @@ def test_when_verifying_ends(settle_by: float | None, released: str, poll_at: fl
 
 
 @pytest.mark.parametrize(
-    ("status", "listed_as", "stage"),
+    ("status", "listed_as", "stage", "waited"),
     [
-        (Status.OK, "ACTIVE", ServerStage.VERIFIED),
-        (Status.OK, "SHUTOFF", ServerStage.GIVEN_UP),
-        (Status.FAILED, "", ServerStage.GIVEN_UP),
+        (Status.OK, "ACTIVE", ServerStage.VERIFIED, 2),
+        (Status.OK, "SHUTOFF", ServerStage.GIVEN_UP, 31),
+        (Status.FAILED, "SHUTOFF", ServerStage.GIVEN_UP, 7),
+        (Status.LOST, "SHUTOFF", ServerStage.GIVEN_UP, 61),
+        (Status.LOST, "ACTIVE", ServerStage.VERIFIED, 2),
     ],
 )
-def test_what_the_last_look_sent_is_waited_for(status: Status, listed_as: str, stage: ServerStage) -> None:
+def test_what_the_last_look_sent_is_waited_for(
+    status: Status, listed_as: str, stage: ServerStage, waited: float
+) -> None:
     """Nova was away for as long as it was waited for: its servers are started all the same, and what came of it is told."""
     late = listing(landed(), landed("s2"), settle_by=NOW - 5, poll_at=NOW - 1)
     first = answer(late, survey=rows(status="SHUTOFF"))
@@ -144,12 +148,18 @@ def test_what_the_last_look_sent_is_waited_for(status: Status, listed_as: str, s
     assert after(first).position == late.position
     assert [s.stage for s in after(first).servers] == [ServerStage.STARTING, ServerStage.GIVEN_UP]
     started = answer(after(first), NOW + 1, command=first.commands[0].id, status=status, error="409")
-    if listed_as:
-        assert sent(started) == [CommandKind.LIST_SERVERS]
-        listing_id = started.commands[0].id
-        started = answer(after(started), NOW + 2, command=listing_id, survey=rows(status=listed_as))
-    assert CommandKind.START not in sent(started)
+    at = NOW + 1
+    while after(started).position == late.position:  # it is looked at now and then, for a while
+        assert at < NOW + 90, "it ends"
+        assert CommandKind.START not in sent(started), "nothing is sent twice in the end"
+        if sent(started) == [CommandKind.LIST_SERVERS]:
+            listed = replace(rows().servers[0], status=listed_as)
+            started = answer(after(started), at, command=started.commands[0].id, survey=Survey(servers=(listed,)))
+        else:
+            at = after(started).wake_at or at
+            started = on(Tick(), after(started), at=at)
     assert after(started).servers[0].stage is stage
+    assert at - NOW == pytest.approx(waited, abs=2.5)
     assert after(started).position > late.position
 
 

@@ -773,6 +773,16 @@ def test_who_reached_a_host_is_asked_again_without_haste_where_the_journal_knows
     assert bench.lookout._probe_at["h1"] - 300.0 == 1.0, "they will be forgotten before long"
 
 
+@pytest.mark.parametrize(("witnesses", "after_s"), [(("h2",), 2.0), (("h2", "h3"), 100.0)])
+def test_too_few_that_are_remembered_are_in_haste_like_none(witnesses: tuple[str, ...], after_s: float) -> None:
+    bench = Bench(heard=False, witnesses_min=2)
+    bench.record("h1", witnesses=witnesses)
+    bench.lookout.remember()
+    bench.lookout._probe_at.pop("h1", None)
+    bench.beat("h1")
+    assert bench.lookout._probe_at["h1"] - bench.now_s == pytest.approx(after_s, abs=1.1)
+
+
 def test_the_first_windows_are_long_enough_for_thousands_of_dials() -> None:
     """200 ms for each host, unless it was dialled before; the first 20 s are nothing to speak of."""
     few, many = Bench(hosts=100, heard=False), Bench(hosts=2100, heard=False)

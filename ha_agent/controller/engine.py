@@ -154,11 +154,7 @@ class Engine:
     def next_at(self) -> float:
         """Boottime seconds at which `tick` has something to do; at most TICK_S ahead."""
         last = self._last_tick if self._last_tick is not None else self.clock.now()
-        at, looks_at = last + TICK_S, self.lookout.next_at()
-        if self._lease_at < at:
-            at = self._lease_at
-        if looks_at < at:
-            at = looks_at
+        at = min(last + TICK_S, self._lease_at, self.lookout.next_at())
         if self.leading:
             wake = self._wake_at
             if wake is not None:

@@ -175,11 +175,11 @@ class Lookout:
     def next_at(self) -> float:
         """Boottime seconds at which `tick` has something to do."""
         at = self._silence.next_at()
-        if self._looks and self._looks[0][0] < at:
-            at = self._looks[0][0]
-        if self._to_note and self._note_at < at:
-            at = self._note_at
-        return self._probes[0][0] if self._probes and self._probes[0][0] < at else at
+        if self._looks:
+            at = min(at, self._looks[0][0])
+        if self._to_note:
+            at = min(at, self._note_at)
+        return min(at, self._probes[0][0]) if self._probes else at
 
     def tick(self, now: float) -> None:
         """Look at who has been silent for too long, and let hosts reach each other."""

@@ -37,8 +37,7 @@ class Silence:
         at = math.inf
         for patience_s, queue in self._heard.items():
             first = next(iter(queue.values())) + patience_s
-            if first < at:
-                at = first
+            at = min(at, first)
         return at
 
     def due(self, now: float) -> list[str]:

@@ -33,7 +33,7 @@ def run(turn: Turn, incident: Incident) -> Incident:
         return incident
     looked = bool(incident.poll_at)  # nobody is given up without one look
     if _late(turn, incident) and looked:
-        owed = _owed(turn, incident)
+        owed = _owed(turn, incident, landed)
         for server in landed:
             if server.id in owed:
                 continue
@@ -55,14 +55,11 @@ def run(turn: Turn, incident: Incident) -> Incident:
     return incident
 
 
-def _owed(turn: Turn, incident: Incident) -> frozenset[str]:
+def _owed(turn: Turn, incident: Incident, landed: list[ServerProgress]) -> frozenset[str]:
     """Servers that something was sent for a short while ago: what comes of it is still looked at, and nothing is sent again."""
     asked = {c.subject for c in incident.pending}
     return frozenset(
-        s.id
-        for s in incident.servers
-        if s.stage in (ServerStage.LANDED, ServerStage.STARTING)
-        and (s.id in asked or (s.stage is ServerStage.STARTING and turn.now.at < s.next_at))
+        s.id for s in landed if s.id in asked or (s.stage is ServerStage.STARTING and turn.now.at < s.next_at)
     )
 
 

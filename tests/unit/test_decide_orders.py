@@ -317,6 +317,18 @@ def test_a_withdrawn_fence_whose_attempt_was_faster_is_a_fence() -> None:
     assert "too late to withdraw" in lines(decision)
 
 
+@pytest.mark.parametrize("ends_first", [CommandKind.FENCE, CommandKind.CANCEL_FENCE])
+def test_a_withdrawn_fence_ends_when_attempt_and_cancelling_are_both_over(ends_first: CommandKind) -> None:
+    """The attempt fails by itself, or the cancelling does: one of them is still under way."""
+    first = on(order(Order.RELEASE), fencing(ordered_by="bert"))
+    ended = next(c for c in after(first).pending if c.kind is ends_first)
+    failed = Outcome(command=ended.id, status=Status.FAILED, error="no answer")
+    half = decide(first.state, Finished(outcome=failed), POLICY, Now(at=NOW + 1))
+    assert after(half).phase is Phase.OPEN
+    left = Outcome(command=after(half).pending[0].id, status=Status.OK)
+    assert after(decide(half.state, Finished(outcome=left), POLICY, Now(at=NOW + 2))).phase is Phase.CLOSED
+
+
 def test_a_fence_that_was_withdrawn_is_ordered_again() -> None:
     first = on(order(Order.RELEASE), fencing(ordered_by="bert"))
     again = decide(first.state, order(Order.FENCE), POLICY, Now(at=NOW))

@@ -163,6 +163,34 @@ def test_what_the_last_look_sent_is_waited_for(
     assert after(started).position > late.position
 
 
+def test_the_last_look_sends_nothing_a_second_time() -> None:
+    """A list that took so long that its server might be started once more."""
+    one = landed(stage=ServerStage.STARTING, next_at=NOW - 1)
+    decision = answer(listing(one, settle_by=NOW - 5, poll_at=NOW - 1), survey=rows(status="SHUTOFF"))
+    assert CommandKind.START not in sent(decision)
+    assert after(decision).servers[0].stage is ServerStage.GIVEN_UP
+
+
+def test_in_the_end_an_answer_that_is_under_way_is_waited_for() -> None:
+    one = landed(last_reboot=None)
+    decision = answer(listing(one, settle_by=NOW - 5, poll_at=NOW - 1), survey=rows(status="ERROR"))
+    assert sent(decision) == [CommandKind.LAST_REBOOT]
+    assert after(decision).servers[0].stage is ServerStage.LANDED
+
+
+@pytest.mark.parametrize(
+    ("stage", "next_at", "given_up"),
+    [
+        (ServerStage.STARTING, NOW + 0.1, False),
+        (ServerStage.STARTING, NOW, True),
+        (ServerStage.LANDED, NOW + 30, True),
+    ],
+)
+def test_in_the_end_only_what_was_sent_is_waited_for(stage: ServerStage, next_at: float, given_up: bool) -> None:
+    late = verifying(landed(stage=stage, next_at=next_at), settle_by=NOW - 5, poll_at=NOW)
+    assert (after(tick(late)).servers[0].stage is ServerStage.GIVEN_UP) is given_up
+
+
 @pytest.mark.parametrize(("status", "survey"), [(Status.OK, None), (Status.LOST, rows()), (Status.FAILED, rows())])
 def test_a_listing_that_failed_changes_no_server(status: Status, survey: Survey | None) -> None:
     decision = answer(listing(landed(), waiting="x"), status=status, survey=survey, error="500")

@@ -9,7 +9,7 @@ from ha_agent.controller import guests
 from ha_agent.controller.effects import AckGuest
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import StoreFull
-from ha_agent.model import Incident, Kind, Mode
+from ha_agent.model import Finished, Incident, Kind, Mode, Outcome, Status
 from ha_agent.plans import GUEST_TELL
 from ha_agent.policy import HostPolicy, Policy
 from ha_agent.ports import GuestSeen
@@ -95,6 +95,13 @@ def test_what_cannot_be_journalled_is_not_acknowledged() -> None:
         assert bench.incidents() == []
     assert bench.tell() == ["r1"]
     assert len(bench.incidents()) == 1
+
+
+def test_nothing_is_acknowledged_while_answers_wait_for_the_store() -> None:
+    bench = Bench()
+    bench.engine._unwritten.append(Finished(outcome=Outcome(command="c", status=Status.OK)))
+    assert bench.tell() == []
+    assert bench.incidents() == []
 
 
 def test_a_bug_acknowledges_nothing() -> None:

@@ -66,8 +66,6 @@ def _lately(lost_at: float, now_s: float) -> bool:
 def sickness(own: Own, beside: Beside, now_s: float) -> int:
     """0: in good health; WORST: nothing that it sees can be trusted. One host without power beside a Nova that is away is no sickness of
     ours: L1 holds for it."""
-    if own is WELL and beside is UNASKED:
-        return 0
     alone = beside.nova is False and beside.bmcs_mute >= SEVERAL and beside.bmcs == 0
     points = (min(4, int(own.lag_s / LAG_STEP_S)), 2 * bool(cut_off(own, now_s)), astray(own, now_s), alone)
     return min(WORST, sum(points))

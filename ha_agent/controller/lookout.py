@@ -448,9 +448,6 @@ class Lookout:
 
     def feel(self, own: selfdoubt.Own) -> None:
         """What this controller knows of itself now. Its sickness lengthens its patience with everybody."""
-        if own is self.own is selfdoubt.WELL and not self._silent and self._factor == 1.0:
-            self.sickness = 0
-            return
         self.own, now = own, self.clock.now()
         self.sickness = selfdoubt.sickness(own, self._beside(now) if self._silent else selfdoubt.UNASKED, now)
         factor = selfdoubt.patience(self.sickness)

@@ -803,6 +803,15 @@ def test_the_first_windows_are_long_enough_for_thousands_of_dials() -> None:
     assert few.lookout.views["h3"].window_at == 100.0, "never later than from our start"
 
 
+def test_who_was_heard_does_not_wait_behind_those_whose_window_is_still_to_begin() -> None:
+    bench = Bench(hosts=103, heard=False)
+    assert bench.lookout.views["h1"].window_at == pytest.approx(100.6)
+    bench.now_s = 100.1
+    bench.beat("h2")
+    bench.at(104.2)
+    assert [h for h, v in bench.lookout.views.items() if v.suspect_at is not None] == ["h2"]
+
+
 def test_a_single_host_needs_nobody_it_cannot_have() -> None:
     bench = Bench(hosts=1, witness_fresh_s=306.0)
     bench.at(102.0)

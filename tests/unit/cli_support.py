@@ -13,15 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ha_agent.api.facade import (
-    DeviceHealth,
-    DeviceLook,
-    EventLine,
-    FencingLevel,
-    FencingPlan,
-    HostViewSummary,
-    LeaderInfo,
-)
+from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, LeaderInfo
 from ha_agent.api.http import serve
 from ha_agent.cli import run
 from ha_agent.config import HttpSettings
@@ -43,6 +35,7 @@ from ha_agent.model import (
     Verdict,
 )
 from ha_agent.plans import RECOVER
+from tests.unit.fencing_fakes import SaysOfFencing
 
 ROOT = Path(__file__).parents[2]
 OPENED = 1_750_000_000.0
@@ -82,7 +75,7 @@ def incident(**changes: object) -> Incident:
     return Incident(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-class Controller:
+class Controller(SaysOfFencing):
     """A Facade with a fixed state, which keeps the orders that it gets."""
 
     def __init__(self, *incidents: Incident, hosts: int = 3) -> None:
@@ -140,29 +133,6 @@ class Controller:
             raise UsageError(f"{order.host} is not in the inventory", "see: ha-agent status")
         self.orders.append(order)
         return f"{order.order} is done"
-
-    async def look_at_devices(self, host: str) -> Sequence[DeviceLook]:
-        if host not in self.hosts:
-            raise UsageError(f"{host} is not in the inventory", "see: ha-agent status")
-        on = DeviceLook(host=host, device="bmc", level=1, driver="ipmi", power=Power.ON, took_s=0.4, machine="4c4c")
-        mute = DeviceLook(host=host, device="pdu", level=2, driver="fence_agent", error="wrong password", took_s=2.0)
-        return [on, mute] if host in ("h2", "compute-2") else [on]
-
-    def fencing_plan(self, host: str) -> FencingPlan:
-        if host not in self.hosts:
-            raise UsageError(f"{host} is not in the inventory", "see: ha-agent status")
-        bmc = DeviceHealth(host=host, device="bmc", level=1, driver="ipmi", ok=True)
-        level = FencingLevel(level=1, evidence_s=31.5, devices=(bmc,))
-        return FencingPlan(
-            host=host,
-            mode=Mode.AUTO,
-            fence=True,
-            alarm_s=11.5,
-            attempt_s=20.0,
-            levels=(level,),
-            forbidden="x",
-            release="y",
-        )
 
     async def dry_run(self, host: str) -> Sequence[ServerProgress]:
         if host not in self.hosts:

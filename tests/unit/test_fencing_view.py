@@ -14,31 +14,13 @@ from ha_agent.controller.fencing_view import LOOKS_AT_ONCE, FencingView, plan
 from ha_agent.errors import UsageError
 from ha_agent.model import Fleet, HostRecord, Mode, Power, Reading, State
 from ha_agent.policy import Fencing, HostPolicy, Policy, Recovery
+from tests.unit.test_engine import Clock
 
 replace = msgspec.structs.replace
 HOST = HostPolicy(name="h1", fencing=Fencing(levels=(("bmc",), ("plug1", "plug2")), attempt_s=20.0))
 POLICY = Policy(hosts={"h1": HOST})
 SEEN = HostRecord(host="h1", first_seen_wall=1.0)
 ARMED = State(fleet=Fleet(armed=True), hosts={"h1": SEEN}, incidents={}, closed=())
-
-
-class FakeClock:
-    """Goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def now(self) -> float:
-        return self.at
-
-    def wall(self) -> float:
-        return self.at
-
-    def boot_id(self) -> str:
-        return "boot"
-
-    def advance(self, seconds: float) -> None:
-        self.at += seconds
 
 
 class Noted(Devices):
@@ -55,7 +37,7 @@ class Noted(Devices):
 class TwoLevels:
     """A fencer. `slow`: how long each level takes by the clock."""
 
-    def __init__(self, clock: FakeClock, levels: Sequence[Sequence[Reading]]) -> None:
+    def __init__(self, clock: Clock, levels: Sequence[Sequence[Reading]]) -> None:
         self.clock, self.answers = clock, levels
         self.now = self.most = 0
 
@@ -66,7 +48,7 @@ class TwoLevels:
         self.now += 1
         self.most = max(self.most, self.now)
         await asyncio.sleep(0)
-        self.clock.advance(0.25)
+        self.clock.at += 0.25
         self.now -= 1
         return self.answers[level]
 
@@ -85,7 +67,7 @@ def reading(device: str, power: Power = Power.ON, **fields: object) -> Reading:
 
 
 async def test_every_level_is_read_and_counts_as_a_look() -> None:
-    clock, devices = FakeClock(), Noted()
+    clock, devices = Clock(), Noted()
     fencer = TwoLevels(
         clock,
         [
@@ -106,7 +88,7 @@ async def test_every_level_is_read_and_counts_as_a_look() -> None:
 
 
 async def test_only_so_many_hosts_are_read_at_once() -> None:
-    clock = FakeClock()
+    clock = Clock()
     fencer = TwoLevels(clock, [[reading("bmc")]])
     view = FencingView(fencer, Noted(), clock)
     await asyncio.gather(*(view.look(POLICY, "h1") for _ in range(3 * LOOKS_AT_ONCE)))
@@ -114,7 +96,7 @@ async def test_only_so_many_hosts_are_read_at_once() -> None:
 
 
 async def test_an_unknown_host_is_refused() -> None:
-    clock = FakeClock()
+    clock = Clock()
     with pytest.raises(UsageError, match="h9 is not in the inventory"):
         await FencingView(TwoLevels(clock, []), Noted(), clock).look(POLICY, "h9")
     with pytest.raises(UsageError, match="h9 is not in the inventory"):

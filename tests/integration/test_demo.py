@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from ha_agent.sim.wire_cut import Wire
 FULL = pytest.mark.full
 
 
-def _listens() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C, and that is inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextlib.contextmanager
+def _listening() -> Iterator[None]:
+    """A shell starts what runs in its background deaf to Ctrl-C, and that is inherited; a handler is not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Run:
@@ -30,14 +36,14 @@ class Run:
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "ha_agent", "demo", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TMPDIR": str(directory)},
-            preexec_fn=_listens,  # noqa: PLW1509 -- nothing here has threads
-        )
+        with _listening():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ha_agent", "demo", *options],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "TMPDIR": str(directory)},
+            )
 
     def end(self, within_s: float = 100.0) -> tuple[int, str]:
         """(exit code, output). Nothing may be left of it, and nothing be said on stderr."""

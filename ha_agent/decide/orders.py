@@ -179,9 +179,9 @@ def _release(turn: Turn, event: Operator) -> None:
 
 def withdrawn(turn: Turn, incident: Incident) -> Incident:
     """The order to fence was taken back: it is over once no attempt is alive (S4)."""
-    if turn.pending(incident, CommandKind.FENCE, CommandKind.CANCEL_FENCE):
-        return turn.wait(incident, "its fence is withdrawn: the attempt that runs is being ended")
     text = f"the ordered fence is withdrawn by {incident.withdrawn}"
+    if turn.pending(incident, CommandKind.FENCE, CommandKind.CANCEL_FENCE):
+        return turn.wait(incident, f"{text}; the attempt that runs is being ended")
     if incident.mode is Mode.AUTO and comeback.restart_left(incident):
         # its servers were being started after a reboot: that is not over
         incident = turn.put(incident, new_boot_id=incident.boot_id)

@@ -394,3 +394,4 @@ def test_who_takes_an_order_back_says_why() -> None:
     assert [d["outcome"] for d in told(decision, "incident.closed")] == ["the ordered fence is withdrawn by anna"]
     first = on(order(Order.RELEASE, reason="wrong host"), fencing(ordered_by="bert"))
     assert after(first).withdrawn == "anna: wrong host"
+    assert "withdrawn by anna: wrong host; the attempt that runs is being ended" in lines(first)

@@ -234,7 +234,7 @@ class Lookout:
     def planes_lost(self, host: str) -> tuple[str, ...]:
         """The planes over which nobody reached the host lately, but for the management plane, over which it is heard or not."""
         planes, view = self.policy.hosts[host].planes, self.views[host]
-        if not planes or view.heard_at is None:
+        if view.heard_at is None:
             return ()
         lately = self.over.since(host, planes, witness.lately(view, self._detection(host), self.clock.now()))
         return tuple(plane for plane in planes if plane not in lately)

@@ -36,8 +36,7 @@ class Silence:
         """When the next silence means something; infinity: none does."""
         at = math.inf
         for patience_s, queue in self._heard.items():
-            first = next(iter(queue.values())) + patience_s
-            at = min(at, first)
+            at = min(at, next(iter(queue.values())) + patience_s)
         return at
 
     def due(self, now: float) -> list[str]:

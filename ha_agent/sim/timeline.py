@@ -39,8 +39,7 @@ class Timeline:
     def step(self) -> None:
         """Let the next thing happen."""
         when, _, action = heapq.heappop(self._queue)
-        if when > self.now:
-            self.now = when
+        self.now = max(self.now, when)
         action()
 
 

@@ -169,3 +169,8 @@ def test_a_plane_that_is_lost_is_noted_and_told(tmp_path: Path) -> None:
     assert 'ha_agent_host_planes_lost{host="h"} 1.0' in render(Snapshot.of(made)).decode().splitlines()
     told = story(views.host(made, "h"))
     assert "  no other host reaches it over tenant" in told
+
+
+def test_no_plane_of_a_host_that_was_never_heard_is_lost() -> None:
+    assert bench(heard=False).lookout.planes_lost("h1") == ()
+    assert Bench().lookout.planes_lost("h1") == (), "it has no others"

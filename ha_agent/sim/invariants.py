@@ -52,6 +52,7 @@ class Judge:
         self._heard_since: dict[tuple[str, str], float] = {}
         self._reached_since: dict[str, float] = {}
         self._evacuated: set[str] = set()  # hosts whose servers began to move and that did not come back yet
+        self._moving: set[str] = set()  # of those: hosts whose servers we move, until it is told that nothing more is moved
         self._gate_open: set[str] = set()
         self._fences: dict[str, tuple[float, str]] = {}  # incident -> when and which host: the first off of each
         self._lost: dict[str, float] = {}  # server -> when the answer to its evacuation was found lost
@@ -170,6 +171,8 @@ class Judge:
             self.broken("S9", f"{command.subject} is evacuated again {now - lost_at:.1f} s after an answer was lost")
         if command.kind is CommandKind.FENCE:
             self._fencing(who, command)
+        if command.kind is CommandKind.POWER_ON and host in self._moving:
+            self.broken("S3", f"{host} is switched on while its servers are being moved")
         alive = [a for a in self.world.attempts if a.alive and a.host == host and a.controller == who.name]
         if alive and command.kind in (CommandKind.FENCE, CommandKind.POWER_ON, CommandKind.CLEAR_FORCE_DOWN):
             self.broken("S4", f"{kind} {host} was sent while an off attempt on it was alive")
@@ -357,6 +360,9 @@ class Judge:
         host = str(data.get("host", "")) if isinstance(data, dict) else ""
         if note.event_type == "server.evacuate.start":
             self._evacuated.add(host)  # journalled, so told: S2b counts from the intent
+            self._moving.add(host)
+        if note.event_type == "host.evacuation.end":
+            self._moving.discard(host)
         if note.event_type == "incident.closed":
             self._ordered.pop(host, None)
             self._evacuated.discard(host)

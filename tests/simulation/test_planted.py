@@ -76,6 +76,15 @@ def unfence_early(state: State, event: AnyEvent, rules: Policy, now: Now) -> Dec
     )
 
 
+def powers_on_early(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """The host is switched on with the first evacuation: it takes a while to boot."""
+    return _also(
+        decide(state, event, rules, now),
+        CommandKind.EVACUATE,
+        lambda c: replace(c, id=c.id[:-1] + "z", kind=CommandKind.POWER_ON, subject=c.host),
+    )
+
+
 def _also(decision: Decision, kind: CommandKind, make: Callable[[Command], Command]) -> Decision:
     """For each command of a kind, another one, journalled like the first."""
     extra = tuple(make(c) for c in decision.commands if c.kind is kind)
@@ -320,6 +329,7 @@ CASES = {
     "absent is proof": Case("S1", planted(absent_is_proof), evacuated_by_hand),
     "unknown is off": Case("S2", planted(unknown_is_off), freezes_without_bmc),
     "unfence early": Case("S3", unguarded(unfence_early), dies),
+    "power on early": Case("S3", unguarded(powers_on_early), dies),
     "no lease": Case("S4", Careless, stands_still_while_it_sends, partial(cloud, controllers=2)),
     "no witnesses": Case("S5", planted(partitioned_is_down), our_path_is_cut),
     "one witness is not enough": Case("S5", planted(partitioned_is_down), one_path_is_left),

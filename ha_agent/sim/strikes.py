@@ -28,6 +28,8 @@ STEPS = ("suspect", *(str(s) for s in Step))
 FAULTS = tuple(f for f in TABLE if not f.mixed)
 PAIRS = tuple((step, f.name) for step in STEPS for f in FAULTS)
 
+NOTHING = "none"  # the story alone, without a strike: `--strike none/none`
+
 Seen = tuple[float, str, object]
 Plan = Sequence[tuple[Mark, float | None]]
 
@@ -196,7 +198,7 @@ def strikes(seed: int, wanted: Mapping[str, Sequence[str]], make: MakeEngine = E
     twin = Twin(seed, make)
     out: list[Strike] = []
     if twin.stage.sim.violations:
-        out.append(Strike(seed, "none", "none", False, [], [str(v) for v in twin.stage.sim.violations]))
+        out.append(Strike(seed, NOTHING, NOTHING, False, [], [str(v) for v in twin.stage.sim.violations]))
     play = Play(twin)
     for mark, at in twin.plan():
         faults = wanted.get(mark.step, ())
@@ -231,6 +233,8 @@ def replay(
     """One strike again, from its beginning, with its log and a digest of it. `ended` is shown the cloud at its end. Raises UsageError where
     the step or the fault is not known, or the seed's story does not come to the step. 0 if no rule was broken."""
     stdout = out if out is not None else sys.stdout
+    if step == fault == NOTHING:
+        return _alone(seed, stdout, make, ended)
     if step not in STEPS:
         raise UsageError(f"no step is named {step!r}", f"use one of: {', '.join(STEPS)}")
     if fault not in BY_NAME:
@@ -246,8 +250,26 @@ def replay(
     play.struck_by(BY_NAME[fault])
     if play.stage.cut_short:
         print("no controller noticed anything, and all is as it would have been: the rest is not played", file=stdout)
-    for v in play.stage.sim.violations:
-        print(f"violation: {v}", file=stdout)
-    ended(play.stage.sim)
-    print(f"log sha256 {play.digest.hexdigest()}", file=stdout)
-    return 1 if play.stage.sim.violations else 0
+    return _end(play.stage.sim, play.digest.hexdigest(), stdout, ended)
+
+
+def _alone(seed: int, out: TextIO, make: MakeEngine, ended: Callable[[Simulation], None]) -> int:
+    """The story to which nothing is done."""
+    digest = hashlib.sha256()
+
+    def log(line: str) -> None:
+        digest.update(f"{line}\n".encode())
+        print(line, file=out)
+
+    stage = Stage(seed, make, log)
+    stage.begin()
+    stage.finish()
+    return _end(stage.sim, digest.hexdigest(), out, ended)
+
+
+def _end(sim: Simulation, sha256: str, out: TextIO, ended: Callable[[Simulation], None]) -> int:
+    for v in sim.violations:
+        print(f"violation: {v}", file=out)
+    ended(sim)
+    print(f"log sha256 {sha256}", file=out)
+    return 1 if sim.violations else 0

@@ -17,7 +17,7 @@ from ha_agent.controller.engine import Engine
 from ha_agent.errors import UsageError
 from ha_agent.sim import strikes
 from ha_agent.sim.simulate import Life, lived, replay_script, run
-from tests.simulation.test_planted import partitioned_is_down
+from tests.simulation.test_planted import partitioned_is_down, twice
 
 DAYS = 1.0
 
@@ -83,6 +83,16 @@ def test_a_strike_played_alone_is_the_one_that_was_copied() -> None:
             assert strikes.replay(seed, strike.step, strike.fault, out) == bool(strike.violations)
             assert out.getvalue().splitlines()[-1] == f"log sha256 {strike.log_sha256}"
             assert f"fault: {strike.fault}: {strike.lines[0]}" in out.getvalue()
+
+
+def test_what_is_found_in_a_story_without_a_strike_can_be_played_again() -> None:
+    """A twin that breaks a rule is told as a strike of nothing, and its command is taken."""
+    make = partial(Engine, decide=twice)
+    found = strikes.strikes(10, {}, make)
+    assert [s.replay for s in found] == ["ha-agent simulate --first-seed 10 --strike 'none/none'"]
+    out = io.StringIO()
+    assert strikes.replay(10, "none", "none", out, make) == 1
+    assert f"violation: {found[0].violations[0]}" in out.getvalue()
 
 
 # --- what was found ---

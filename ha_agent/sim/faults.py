@@ -163,7 +163,11 @@ def _host_to_nova(s: Scene) -> list[str]:
     return [f"cut {where} {NOVA} for {s.secs(40, 150)}"]
 
 
+POLLS = "recovery.poll_s=0.7"
+
+
 def _reload(s: Scene) -> list[str]:
+    """Once the servers have left mostly what still matters then."""
     change = s.chance.choice(
         (
             "detection.down_after_s=20.0",
@@ -171,9 +175,12 @@ def _reload(s: Scene) -> list[str]:
             "fencing.attempt_s=5.0",
             "fencing.evidence_max_age_s=10.0",
             "detection.witness_fresh_s=20.0",
-            "recovery.poll_s=0.7",
+            POLLS,
         )
     )
+    leaving = any(server.host == s.subject for server in s.sim.world.nova.servers.values())
+    if not leaving and s.chance.random() < 0.8:
+        change = POLLS
     return [f"reload {change} for {s.secs(5, 60)}"]
 
 

@@ -122,7 +122,6 @@ class Process:
         """Something happens to its own machine, by that machine's clock; it may show for so long."""
         self.own = own
         self.sick_until = self.world.now + for_s
-        self.saw(self.name, own)
         self._tick()
 
     def move(self) -> None:
@@ -135,7 +134,6 @@ class Process:
     def reload(self, policy: Policy) -> None:
         """SIGHUP: a new inventory and new rules."""
         self.policy = policy
-        self.saw(self.name, policy)
         if self.engine is not None:
             self.call(lambda: self.engine.set_policy(policy) if self.engine is not None else None)
 

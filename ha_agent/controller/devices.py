@@ -30,17 +30,26 @@ class Devices:
         return record.machine.get(device) if record else None
 
     def result(self, host: str, level: int, readings: Sequence[Reading]) -> None:
-        """A periodic look ended. A change of health is told; the identity is learned once."""
-        if any(r.power is Power.ON for r in readings):
-            self._engine.feed(PowerRead(host=host, readings=tuple(readings)))
-        for reading in readings:
-            error = reading.error if reading.power is Power.UNKNOWN else ""
-            known = self.expected(host, reading.device)
-            if not error and known and reading.machine and reading.machine != known:
-                error = f"it says that it is machine {reading.machine}; it was {known} before"
+        """A periodic look ended. A change of health is told; the identity is learned once. What another machine reads says nothing
+        of this host."""
+        errors = [self._error(host, reading) for reading in readings]
+        own = tuple(reading for reading, error in zip(readings, errors, strict=True) if not error)
+        if any(r.power is Power.ON for r in own):
+            self._engine.feed(PowerRead(host=host, readings=own))
+        for reading, error in zip(readings, errors, strict=True):
             self._note(host, level, reading, error)
-            if not error and not known and reading.machine and self._alive(host) and reading.power is Power.ON:
+        for reading in own:
+            known = self.expected(host, reading.device)
+            if not known and reading.machine and self._alive(host) and reading.power is Power.ON:
                 self._engine.feed(MachineSeen(host=host, device=reading.device, machine=reading.machine))
+
+    def _error(self, host: str, reading: Reading) -> str:
+        if reading.power is Power.UNKNOWN:
+            return reading.error
+        known = self.expected(host, reading.device)
+        if known and reading.machine and reading.machine.lower() != known.lower():
+            return f"it says that it is machine {reading.machine}; it was {known} before"
+        return ""
 
     def _alive(self, host: str) -> bool:
         view = self._engine.views.get(host)

@@ -195,9 +195,15 @@ def on_beat(turn: Turn, event: Beat) -> None:
 
 
 def on_power(turn: Turn, event: PowerRead) -> None:
-    """S2: any reading "on" that is younger than the evidence revokes it, whoever took it."""
+    """S2: any reading "on" that is younger than the evidence revokes it, whoever took it. While there is none yet, only what reads off
+    later can become it: a device that reads off, on and off again was not off in between."""
     incident = turn.open_for(event.host)
-    if incident is None or incident.evidence is None or incident.settled:
+    if incident is None or incident.settled:
+        return
+    if incident.evidence is None:
+        at = max((r.at for r in event.readings if r.power is Power.ON), default=incident.evidence_since)
+        if incident.step is Step.FENCE and at > incident.evidence_since:
+            turn.put(incident, evidence_since=at)
         return
     since = max((r.at for r in incident.evidence.readings), default=incident.evidence.at)
     on = [r.device for r in event.readings if r.power is Power.ON and r.at > since]

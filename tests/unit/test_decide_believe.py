@@ -292,11 +292,20 @@ def test_which_reading_revokes(power: Power, settled: bool, revokes: bool) -> No
     assert (now.evidence is None) is revokes
 
 
-def test_a_reading_of_a_host_without_evidence_says_nothing() -> None:
-    event = PowerRead(host="h1", readings=(Reading(device="bmc", power=Power.ON, at=NOW),))
+@pytest.mark.parametrize(
+    ("power", "at", "since"),
+    [(Power.ON, NOW, NOW), (Power.OFF, NOW, NOW - 3), (Power.UNKNOWN, NOW, NOW - 3), (Power.ON, NOW - 4, NOW - 3)],
+)
+def test_what_read_off_before_a_reading_on_is_no_evidence(power: Power, at: float, since: float) -> None:
+    event = PowerRead(host="h1", readings=(Reading(device="bmc", power=power, at=at),))
     assert on(event).state.incidents == {}
-    fencing = asked(incident(Step.FENCE), CommandKind.FENCE)
-    assert after(on(event, fencing)) == fencing
+    fencing = asked(incident(Step.FENCE, evidence_since=NOW - 3), CommandKind.FENCE)
+    assert after(on(event, fencing)) == replace(fencing, evidence_since=since)
+
+
+def test_a_reading_of_a_host_that_is_not_fenced_says_nothing() -> None:
+    told = incident(Step.ANNOUNCE, plan=TELL)
+    assert after(on(PowerRead(host="h1", readings=(Reading(device="bmc", power=Power.ON, at=NOW),)), told)) == told
 
 
 # --- heartbeats of a host that is to be fenced, or was ---

@@ -121,11 +121,12 @@ def _rack(sim: Simulation, host: str) -> list[str]:
 
 
 def _destination(sim: Simulation, harm: Callable[[str], object]) -> None:
-    """As soon as a host works on an evacuation, something happens to it."""
+    """To a host that works on an evacuation, or else to the one that took the last one in; if there is none, as soon as there is."""
     end = sim.world.now + LOOK_FOR_S
 
     def look() -> None:
-        at_work = [m.dest for m in sim.world.nova.migrations if m.dest and m.status in UNFINISHED]
+        moved = [m for m in sim.world.nova.migrations if m.kind == EVACUATION and m.dest]
+        at_work = [m.dest for m in moved if m.status in UNFINISHED] or [m.dest for m in moved]
         if at_work and sim.world.hosts[at_work[-1]].powered:
             harm(at_work[-1])
         elif sim.world.now < end:

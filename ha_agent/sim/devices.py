@@ -19,7 +19,8 @@ class DeviceFault(StrEnum):
     IGNORE_OFF = "ignore_off"  # says yes and does nothing
     SLOW_OFF = "slow_off"  # off takes `off_s`
     FLAKY = "flaky"  # every other reading fails
-    RESTORES = "restores"  # its policy is "always on": on again RESTORE_S after an off
+    FLAPS = "flaps"  # it does not switch, and every other reading says off
+    RESTORES = "restores"  # its policy is "always on": on again RESTORE_S after an off, or after the policy was set
     ELSEWHERE = "elsewhere"  # its address leads to another machine's device by now
     LYING = "lying"  # reads off while the host is on: a documented limit
 
@@ -33,20 +34,20 @@ MUTE = {
     DeviceFault.DEAD: "no answer in time",
     DeviceFault.HANG: "no answer in time",
     DeviceFault.REFUSE: "the session is refused: wrong password",
-    # what it is was learned while its host was alive, so nothing is sent to it and its readings do not count
-    DeviceFault.ELSEWHERE: "wrong machine: it says that it belongs to another one",
 }
 """Faults with which neither a reading nor an order comes about, and what the reader is told."""
 
 
 @dataclass
 class Device:
-    """One fencing device of one host. `off_s`: how long an off takes where it is slow."""
+    """One fencing device of one host. `off_s`: how long an off takes where it is slow. `known`: it was asked which machine it is while
+    its host was alive, so whoever fences can know."""
 
     name: str
     fault: DeviceFault = DeviceFault.NONE
     looks: int = 0
     off_s: float = SLOW_OFF_S
+    known: bool = False
 
     def read(self, *, powered: bool) -> tuple[Power, str]:
         """One look at it, and why it is unknown."""
@@ -55,7 +56,7 @@ class Device:
             return Power.UNKNOWN, MUTE[self.fault]
         if self.fault is DeviceFault.FLAKY and self.looks % 2:
             return Power.UNKNOWN, "the session was lost"
-        if self.fault is DeviceFault.LYING:
+        if self.fault is DeviceFault.LYING or (self.fault is DeviceFault.FLAPS and self.looks % 2):
             return Power.OFF, ""
         return (Power.ON if powered else Power.OFF), ""
 

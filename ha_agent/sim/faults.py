@@ -50,6 +50,11 @@ class Scene:
         here = [s for s in servers if s.host == self.subject]
         return self.chance.choice(here or servers) if servers else None
 
+    def leaving(self) -> bool:
+        """Whether the subject's servers are to go elsewhere: it is not there, and they are still its own."""
+        world = self.sim.world
+        return not world.hosts[self.subject].speaks and any(s.host == self.subject for s in world.nova.servers.values())
+
     def secs(self, low: float, high: float) -> str:
         """So many seconds, as a script says it."""
         return f"{self.pace * self.chance.uniform(low, high):.1f}"
@@ -74,8 +79,8 @@ def _one(make: Callable[[Scene], str]) -> Draw:
     return lambda s: [make(s)]
 
 
-def _device(fault: DeviceFault) -> Draw:
-    return _one(lambda s: f"device {s.subject} {fault} {s.device()} for {s.secs(8, 60)}")
+def _device(*kinds: DeviceFault) -> Draw:
+    return _one(lambda s: f"device {s.subject} {s.chance.choice(kinds)} {s.device()} for {s.secs(8, 60)}")
 
 
 def _nova(trouble: str, low: float = 3, high: float = 40) -> Draw:
@@ -157,9 +162,8 @@ def _confirm_wrong(s: Scene) -> list[str]:
 
 
 def _host_to_nova(s: Scene) -> list[str]:
-    """Of a host that may have work to do: while servers leave the subject mostly another one, later mostly itself."""
-    leaving = any(server.host == s.subject for server in s.sim.world.nova.servers.values())
-    where = s.other() if leaving == (s.chance.random() < 0.8) else s.subject
+    """Mostly of the host that has work to do: another one while servers leave the subject, later itself."""
+    where = s.other() if s.leaving() == (s.chance.random() < 0.8) else s.subject
     return [f"cut {where} {NOVA} for {s.secs(40, 150)}"]
 
 
@@ -178,8 +182,7 @@ def _reload(s: Scene) -> list[str]:
             POLLS,
         )
     )
-    leaving = any(server.host == s.subject for server in s.sim.world.nova.servers.values())
-    if not leaving and s.chance.random() < 0.8:
+    if not s.leaving() and s.chance.random() < 0.8:
         change = POLLS
     return [f"reload {change} for {s.secs(5, 60)}"]
 
@@ -229,7 +232,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("BMC refusing", 1, _device(DeviceFault.REFUSE)),
     Fault("BMC stays on", 1, _device(DeviceFault.IGNORE_OFF)),
     Fault("BMC slow to switch", 1, _device(DeviceFault.SLOW_OFF)),
-    Fault("BMC flapping", 1, _device(DeviceFault.FLAKY)),
+    Fault("BMC flapping", 1, _device(DeviceFault.FLAKY, DeviceFault.FLAPS)),
     Fault("BMC restores power", 1, _device(DeviceFault.RESTORES)),
     Fault("another machine's BMC", 1, _device(DeviceFault.ELSEWHERE)),
     Fault("lying BMC", 1, _device(DeviceFault.LYING), limit=True),

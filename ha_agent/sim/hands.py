@@ -7,7 +7,7 @@ worker processes: they die with their controller, and with a CANCEL_FENCE.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ha_agent.controller.effects import AckGuest, AnyEffect, AskWitness, Do, ReadBmc, ReadNova
@@ -31,7 +31,7 @@ from ha_agent.policy import HostPolicy, Policy
 from ha_agent.ports import AnyObservation, NovaSeen, PowerSeen, ProbeAnswered
 from ha_agent.sim.requests import Requests
 from ha_agent.sim.timeline import VirtualClock
-from ha_agent.sim.world import Attempt, World
+from ha_agent.sim.world import Attempt, World, machine
 
 TALK_TRIPS = 3  # of a probe on a connection that stands: TLS, the question
 OFF_TAKES_S = 0.2
@@ -50,13 +50,15 @@ class Owner(Protocol):
     def now(self) -> float: ...
     def call(self, action: Callable[[], None]) -> None: ...
     def stops_before(self, kind: CommandKind) -> bool: ...
+    def expected(self, host: str, device: str) -> str | None: ...
+    def checked(self, host: str, level: int, readings: Sequence[Reading]) -> None: ...
 
 
 class Witnessing(Protocol):
     """What the judge is told of."""
 
     def sending(self, who: Owner, command: Command) -> None: ...
-    def switched(self, command: Command, *, on: bool) -> None: ...
+    def switched(self, command: Command, actual: str, *, on: bool) -> None: ...
     def before_nova(self, command: Command) -> None: ...
     def after_nova(self, command: Command, outcome: Outcome, learned_at: float) -> None: ...
     def gate_opened(self, host: str) -> None: ...
@@ -198,8 +200,27 @@ class Hands:
         self.observe(self._owner.engine, NovaSeen(host=host, at=self._owner.now(), service=self._requests.look(host)))
 
     def _reading(self, host: str, device: str) -> Reading:
-        power, error = self._world.read(self._owner.name, host, device)
-        return Reading(device=device, power=power, at=self._owner.now(), wall=self._owner.clock.wall(), error=error)
+        """As a fencing worker reports it: of another machine than was learned it only says that it is another one."""
+        power, error, says = self._world.read(self._owner.name, host, device)
+        if not self._may_switch(host, device, says):
+            power, error = Power.UNKNOWN, f"wrong machine: it says that it is {says}"
+        at, wall = self._owner.now(), self._owner.clock.wall()
+        return Reading(device=device, power=power, at=at, wall=wall, machine=says, error=error)
+
+    def _may_switch(self, host: str, device: str, says: str) -> bool:
+        """As a fencing worker asks before it sends anything: is this the machine that was learned?"""
+        expected = self._owner.expected(host, device)
+        return not says or not expected or says == expected
+
+    def check(self, host: str, level: int, devices: tuple[str, ...]) -> None:
+        """The periodic look at the devices of a level, in which nothing is expected of them."""
+        readings = []
+        for device in devices:
+            power, error, says = self._world.read(self._owner.name, host, device)
+            at, wall = self._owner.now(), self._owner.clock.wall()
+            readings.append(Reading(device=device, power=power, at=at, wall=wall, machine=says, error=error))
+        self._owner.saw(self._owner.name, tuple((r.device, r.power, r.machine, r.error) for r in readings))
+        self._owner.checked(host, level, readings)
 
     def _host_policy(self, host: str) -> HostPolicy:
         """As the executor does: a host that left the configuration while something of it was under way has the defaults."""
@@ -291,8 +312,7 @@ class Hands:
         def off() -> None:
             if attempt.alive:
                 for device in devices:
-                    self._judge.switched(command, on=False)
-                    world.switch(self._owner.name, command.host, device, on=False)
+                    self._switch(command, device, on=False)
                 world.timeline.after(LOOK_EVERY_S, look)
 
         def look() -> None:
@@ -309,12 +329,18 @@ class Hands:
 
         world.timeline.after(OFF_TAKES_S, off)
 
+    def _switch(self, command: Command, device: str, *, on: bool) -> None:
+        world, host = self._world, command.host
+        actual = world.behind(host, device)
+        if self._may_switch(host, device, machine(actual)):
+            self._judge.switched(command, actual, on=on)
+            world.switch(self._owner.name, host, device, on=on)
+
     def _power_on(self, command: Command) -> None:
         def on() -> None:
             devices = self._devices(command)
             for device in devices:
-                self._judge.switched(command, on=True)
-                self._world.switch(self._owner.name, command.host, device, on=True)
+                self._switch(command, device, on=True)
             readings = tuple(self._reading(command.host, d) for d in devices)
             wait_s = 1.0 + self._world.takes_s(command.host, devices)
             self._feed(Outcome(command=command.id, status=Status.OK, readings=readings), wait_s)

@@ -9,8 +9,8 @@ AFTER_FENCE = ("force_down", "announce", "evacuate", "verify", "settle", "await_
 AFTER_MOVES = ("verify", "settle", "await_return", "unfence", "restart", "reboot")
 AFTER_POWER_ON = ("unfence", "restart", "reboot")
 
-MOVES = ("destination dies", "destination freezes", "spawn fails")
-OFF = ("BMC stays on", "BMC slow to switch", "BMC restores power")
+DESTINATION = ("destination dies", "destination freezes")
+OFF = ("BMC stays on", "BMC slow to switch")
 DEVICES = (
     "controllers to BMCs",
     "BMC slow",
@@ -22,10 +22,12 @@ DEVICES = (
 )
 
 RULES: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
-    (MOVES, AFTER_MOVES, "no evacuation is under way any more, and none follows"),
+    (("spawn fails",), AFTER_MOVES, "no evacuation is under way any more, and none follows"),
+    (("BMC restores power",), ("verify", "settle"), "it is switched on by us before its policy does"),
+    (DESTINATION, ("restart", "reboot"), "nothing was moved"),
     (OFF, AFTER_FENCE, "the fault shows only when the device is told to switch off, and that is over"),
-    (DEVICES, AFTER_POWER_ON, "no device is asked anything any more"),
-    (("switched on",), AFTER_POWER_ON, "the host is on already"),
+    (DEVICES, AFTER_POWER_ON, "no device is asked anything any more, but for its health now and then"),
+    (("switched on", "BMC restores power"), AFTER_POWER_ON, "the host is on already"),
     (("no valid host",), ("reboot",), "a guest is rebooted where it is: nothing is scheduled"),
     (
         ("controller lags",),
@@ -33,6 +35,7 @@ RULES: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
         "a controller that lags waits longer for hosts that are silent, and none is",
     ),
     (("unknown rows",), ("reboot",), "a guest is asked for by its own row: its host's service is not looked at"),
+    (("reload",), ("reboot",), "what a reboot waits for is decided when it is announced"),
     (("live migration",), ("settle",), "the host's servers are elsewhere, and nobody asks about theirs any more"),
 )
 

@@ -86,6 +86,13 @@ class Judge:
         """Whether a documented limit is in play: nothing proves anything about this host."""
         return host in self.world.lied or host in self.confirmed
 
+    def _limit_ends(self, host: str) -> None:
+        """Nothing is open of it any more, it is heard, and its devices say what is so."""
+        row = self.world.hosts.get(host)
+        if row is not None and row.speaks and not self.world.lying(host):
+            self.world.lied.discard(host)
+            self.confirmed.discard(host)
+
     # --- after every step ---
 
     def step(self) -> None:
@@ -226,8 +233,10 @@ class Judge:
         if domain and len(alike) > max(1, storm.domain_max_hosts):
             self.broken("S6", f"{len(alike)} hosts of {domain} are fenced, the limit is {storm.domain_max_hosts}")
 
-    def switched(self, command: Command, *, on: bool) -> None:
-        """A power command reaches a device."""
+    def switched(self, command: Command, actual: str, *, on: bool) -> None:
+        """A power command reaches a device, which switches the host `actual`."""
+        if actual != command.host and not self.limited(command.host):
+            self.broken("S5", f"{actual} is switched {'on' if on else 'off'} instead of {command.host}")
         if on and any(a.alive and a.host == command.host for a in self.world.attempts):
             self.broken("S4", f"{command.host} is switched on while an off attempt is alive")
 
@@ -368,6 +377,7 @@ class Judge:
         if note.event_type == "incident.closed":
             self._ordered.pop(host, None)
             self._evacuated.discard(host)
+            self._limit_ends(host)
         if host not in self._deaths:
             return
         alarm_s, evidence_s = host_bounds(self.world.policy.hosts[host])

@@ -11,9 +11,10 @@ from functools import partial
 import msgspec
 
 from ha_agent import selfdoubt
+from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import HaAgentError, StoreError
-from ha_agent.model import CommandKind, Health, Notification, Operator
+from ha_agent.model import CommandKind, Health, Notification, Operator, Reading
 from ha_agent.notify.writer import KIND as OUTBOX
 from ha_agent.policy import Policy
 from ha_agent.ports import (
@@ -25,6 +26,7 @@ from ha_agent.ports import (
     Random,
     Store,
 )
+from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.hands import Hands, Witnessing
 from ha_agent.sim.timeline import SeededRandom, VirtualClock, stream
 from ha_agent.sim.world import World
@@ -33,7 +35,9 @@ from ha_agent.store.memory import MemoryStore, Moment
 INBOX_MAX = 200
 PUBLISH_S = 0.1
 PUBLISH_AGAIN_S = 5.0
+PUBLISH_TIMEOUT_S = 8.0
 PUBLISH_BATCH = 20
+CHECK_FIRST_S, CHECK_EVERY_S = 3.0, 30.0  # of the fencing devices
 
 
 class Crash(Exception):
@@ -110,9 +114,11 @@ class Process:
             log=self._log,
         )
         self.world.log(f"{self.name} starts")
+        self._devices = Devices(self.engine, self.clock, {})
         self.call(self.engine.start)
         self._tick()
         self._publish_soon()
+        self.world.timeline.after(CHECK_FIRST_S, partial(self._check, self.engine))
 
     def now(self) -> float:
         """Boottime seconds of its machine."""
@@ -271,6 +277,32 @@ class Process:
             self._tick_at = -1.0
             self._tick()
 
+    # --- its fencing devices ---
+
+    def _check(self, engine: Engine) -> None:
+        """Now and then, whether anything happens or not."""
+        if self.engine is not engine:
+            return
+        if engine.leading and not self.paused:
+            for host, policy in self.policy.hosts.items():
+                for level, devices in enumerate(policy.fencing.levels):
+                    self._hands.check(host, level, devices)
+                if self._hears(host):
+                    for device in self.world.hosts[host].devices.values():
+                        device.known = device.known or device.fault is DeviceFault.NONE
+        self.world.timeline.after(CHECK_EVERY_S, partial(self._check, engine))
+
+    def _hears(self, host: str) -> bool:
+        return self.world.hosts[host].speaks and self.world.reach(self.name, host)
+
+    def checked(self, host: str, level: int, readings: Sequence[Reading]) -> None:
+        """A look at the devices of a level is over."""
+        self.call(partial(self._devices.result, host, level, readings))
+
+    def expected(self, host: str, device: str) -> str | None:
+        """Which machine a device is, as was learned."""
+        return self._devices.expected(host, device)
+
     # --- what reaches it ---
 
     def pulse(self, host: str) -> None:
@@ -352,13 +384,19 @@ class Process:
             self.world.timeline.after(delay_s, self._publish)
 
     def _publish(self) -> None:
-        """Oldest first, deleted once the broker has it: at least once, in order. A frozen broker keeps only this waiting."""
+        """Oldest first, deleted once the broker has it: at least once, in order. What was sent to a frozen broker arrives when it goes
+        on, and is sent again: only this waits for it."""
         self._publishing = False
         engine = self.engine
         if engine is None or self.paused or not engine.leading:
             return
         waiting = self.store.list(OUTBOX, PUBLISH_BATCH)
         if not waiting:
+            return
+        if self.world.broker == "frozen":  # it has the first one, and confirms nothing
+            first = msgspec.json.decode(waiting[0].body, type=Notification)
+            self.world.in_broker.append(partial(self._judge.published, first))
+            self._publish_soon(PUBLISH_TIMEOUT_S)
             return
         if self.world.broker:
             self._publish_soon(PUBLISH_AGAIN_S)

@@ -23,15 +23,15 @@ from ha_agent.sim.timeline import stream
 
 SUBJECT = "h2"
 BEGINS_S = 18.0  # every host is known and was reached by then, and is asked about again
-BOOT_S = 2.5
+BOOT_S = 1.2
 COMPUTE_START_S = 1.0
-PACE = 0.4  # of faults: quiet time shows nothing
-LEAST_S = 3.0  # after a fault: what it broke has shown
-MENDED_S = 45.0  # after a fault: what it left behind is mended, as an operator would
+PACE = 0.25  # of faults: quiet time shows nothing
+LEAST_S = 2.0  # after a fault: what it broke has shown
+MENDED_S = 25.0  # after a fault: what it left behind is mended, as an operator would
 LIMIT_S = 1500.0
 LEASE_S = 12.0
-LOOKS_EVERY_S = 8.0  # of the person on call, who waits so long with what stands still:
-PATIENCE_S = 25.0
+LOOKS_EVERY_S = 5.0  # of the person on call, who waits so long with what stands still:
+PATIENCE_S = 12.0
 STEP_OF = re.compile(rf": (?:{SUBJECT}|[0-9a-f-]{{36}}) (?:\[(\w+)\]|is (suspect))")  # a guest goes by its id
 
 

@@ -20,10 +20,10 @@ class Trouble(StrEnum):
     E409 = "409"  # another change of the same thing is under way
     LOST_DONE = "lost_done"  # changes are carried out, and their answers lost
     LOST_NOT_DONE = "lost_not_done"  # changes never arrive
-    SLOW = "slow"  # answers take SLOW_S, which is longer than we wait
+    SLOW = "slow"  # answers take SLOW_S: some come in time
 
 
-SLOW_S = 14.0
+SLOW_S = (2.0, 18.0)  # we wait for 10
 
 
 class Weather:
@@ -56,7 +56,7 @@ class Weather:
     def late_s(self) -> float:
         """How much later an answer comes."""
         share = self.shares.get(Trouble.SLOW, 0.0)
-        return SLOW_S if share and self._chance.random() < share else 0.0
+        return self._chance.uniform(*SLOW_S) if share and self._chance.random() < share else 0.0
 
     def before(self, *, change: bool) -> Trouble | None:
         """A request leaves. Raises DriverError or Unanswered where Nova never does anything about it; answers what will become of

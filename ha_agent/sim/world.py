@@ -60,6 +60,11 @@ class Host:
         return self.powered and self.kernel and not self.frozen and self.remote and not self.hung
 
 
+def machine(host: str) -> str:
+    """What the management controller of a host says it is."""
+    return f"machine-of-{host}"
+
+
 @dataclass
 class Attempt:
     """One off that is being tried, in a worker process of `controller`."""
@@ -81,6 +86,7 @@ class World:
         self.nova = NovaState(lambda: self.timeline.now, stream(seed, "nova"))
         self.weather = Weather(stream(seed, "nova answers"))
         self.broker = ""  # "", "down" or "frozen": of our notifications, and of Nova's own messages
+        self.in_broker: list[Callable[[], None]] = []  # sent to it while it stands still
         self.microversion = (2, 94)  # of our requests; from 2.95 on evacuated servers land stopped
         self.hosts: dict[str, Host] = {}
         self.boot_s = BOOT_S
@@ -88,7 +94,9 @@ class World:
         self.attempts: list[Attempt] = []
         self.changed_at = 0.0  # when something was last broken or mended
         self.controller_planes: tuple[str, ...] = ()  # that controllers have, besides the management plane
-        self.lied: set[str] = set()  # hosts of which a device ever lied: a documented limit
+        self.lied: set[str] = (
+            set()
+        )  # hosts of which a device lied, until it does no more and their incident is closed: a limit
         for name, host in policy.hosts.items():
             names = [d for level in host.fencing.levels for d in level]
             self.hosts[name] = row = Host(name, host.domain, {d: Device(d) for d in names})
@@ -188,6 +196,9 @@ class World:
         self.changed(f"the message broker {'works again' if not state else 'is ' + state}")
         self.broker = state
         self._reports(*self.hosts)
+        sent, self.in_broker = self.in_broker, []
+        for deliver in sent if not state else ():  # one that is killed loses what it had not taken
+            deliver()
 
     def _reports(self, *nodes: str) -> None:
         """Whether nova-computes reach Nova."""
@@ -327,12 +338,24 @@ class World:
                 return Answer.TCP
         return Answer.SILENT
 
-    def read(self, who: str, name: str, device_name: str) -> tuple[Power, str]:
-        """One look of a controller at a fencing device."""
-        host = self.hosts[name]
+    def read(self, who: str, name: str, device_name: str) -> tuple[Power, str, str]:
+        """One look of a controller at a fencing device; if it does not answer, why; if it does, which machine it says it is."""
         if not self.reach(who, BMCS):
-            return Power.UNKNOWN, "no route to it"
-        return host.devices[device_name].read(powered=host.powered)
+            return Power.UNKNOWN, "no route to it", ""
+        actual = self.behind(name, device_name)
+        power, error = self.hosts[name].devices[device_name].read(powered=self.hosts[actual].powered)
+        return power, error, "" if error else machine(actual)
+
+    def lying(self, name: str) -> bool:
+        """Whether a device of the host says now what is not so."""
+        false = (DeviceFault.LYING, DeviceFault.ELSEWHERE)
+        return any(device.fault in false for device in self.hosts[name].devices.values())
+
+    def behind(self, name: str, device_name: str) -> str:
+        """The host whose power a device switches: another one's where its address leads elsewhere."""
+        names = list(self.hosts)
+        elsewhere = self.hosts[name].devices[device_name].fault is DeviceFault.ELSEWHERE
+        return names[(names.index(name) + elsewhere) % len(names)]
 
     def takes_s(self, name: str, device_names: Iterable[str]) -> float:
         """How much longer than usual a look at some of its devices takes."""
@@ -343,30 +366,42 @@ class World:
         row = next(iter(self.hosts[name].devices.values())) if device is None else self.hosts[name].devices[device]
         self.changed(f"{name}: its device {row.name} is {fault if fault is not DeviceFault.NONE else 'well'}")
         row.fault, row.looks = fault, 0
-        if fault is DeviceFault.LYING:
+        if fault is DeviceFault.LYING or (fault is DeviceFault.ELSEWHERE and not row.known):
             self.lied.add(name)
+        if fault is DeviceFault.RESTORES and not self.hosts[name].powered:
+            self._restores(name, row.name)
 
     def switch(self, who: str, name: str, device_name: str, *, on: bool) -> bool:
-        """An on or off request of a controller reaches a device. False: nobody carries it out."""
+        """An on or off request of a controller reaches a device, whichever machine it belongs to. False: nobody carries it out."""
         device = self.hosts[name].devices[device_name]
         fault = device.fault
         if fault in MUTE or not self.reach(who, BMCS):
             return False
-        if on:
+        actual = self.behind(name, device_name)
+        if actual != name:
+            (self.power_on if on else self.power_off)(
+                actual, f"{device_name} of {name} switches it {'on' if on else 'off'}"
+            )
+        elif on:
             self.power_on(name, f"{device_name} switches it on")
         elif fault is DeviceFault.SLOW_OFF:
             life = self.hosts[name].life
             self.timeline.after(device.off_s, lambda: self._slow_off(name, device_name, life))
-        elif fault not in (DeviceFault.IGNORE_OFF, DeviceFault.LYING):
+        elif fault not in (DeviceFault.IGNORE_OFF, DeviceFault.LYING, DeviceFault.FLAPS):
             self.power_off(name, f"{device_name} switches it off")
             if fault is DeviceFault.RESTORES:
-                life = self.hosts[name].life
-                self.timeline.after(RESTORE_S, lambda: self._restore(name, device_name, life))
+                self._restores(name, device_name)
         return True
 
-    def _restore(self, name: str, device_name: str, life: int) -> None:
-        if self.hosts[name].life == life:
-            self.power_on(name, f"{device_name} switches it on again by its own policy")
+    def _restores(self, name: str, device_name: str) -> None:
+        life = self.hosts[name].life
+
+        def restore() -> None:
+            device = self.hosts[name].devices[device_name]
+            if self.hosts[name].life == life and device.fault is DeviceFault.RESTORES:
+                self.power_on(name, f"{device_name} switches it on again by its own policy")
+
+        self.timeline.after(RESTORE_S, restore)
 
     def _slow_off(self, name: str, device_name: str, life: int) -> None:
         if self.hosts[name].life == life:

@@ -22,6 +22,7 @@ from ha_agent.model import (
     Finished,
     HostRecord,
     Incident,
+    MachineSeen,
     Now,
     Order,
     Power,
@@ -50,6 +51,15 @@ def unknown_is_off(state: State, event: AnyEvent, rules: Policy, now: Now) -> De
     """A device that does not answer must be off."""
     if isinstance(event, Finished):
         readings = tuple(replace(r, power=Power.OFF) if r.power is Power.UNKNOWN else r for r in event.outcome.readings)
+        event = Finished(outcome=replace(event.outcome, readings=readings))
+    return decide(state, event, rules, now)
+
+
+def one_off_is_enough(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """What reads off once is off."""
+    if isinstance(event, Finished):
+        off = [r for r in event.outcome.readings if r.power is Power.OFF]
+        readings = tuple(again for r in off for again in (r, replace(r, at=r.at + 0.001)))
         event = Finished(outcome=replace(event.outcome, readings=readings))
     return decide(state, event, rules, now)
 
@@ -176,6 +186,14 @@ class Careless(Engine):
         return ""
 
 
+class AnyMachine(Engine):
+    """Which machine a device says it is, is forgotten."""
+
+    def feed(self, event: AnyEvent) -> None:
+        if not isinstance(event, MachineSeen):
+            super().feed(event)
+
+
 class NeverMended(Engine):
     """A cable of its own that was lost once explains every silence ever after."""
 
@@ -206,6 +224,19 @@ def freezes_without_bmc(sim: Simulation) -> None:
     sim.world.fault("h2", DeviceFault.DEAD)
     sim.world.freeze("h2")
     sim.run(150.0)
+
+
+def freezes_behind_a_relay_that_bounces(sim: Simulation) -> None:
+    sim.world.fault("h2", DeviceFault.FLAPS)
+    sim.world.freeze("h2")
+    sim.run(150.0)
+
+
+def freezes_behind_another_bmc(sim: Simulation) -> None:
+    """The address of its BMC is another machine's by now."""
+    sim.world.fault("h2", DeviceFault.ELSEWHERE)
+    sim.world.freeze("h2")
+    sim.run(60.0)
 
 
 def our_path_is_cut(sim: Simulation) -> None:
@@ -328,6 +359,8 @@ CASES = {
     "second evacuate": Case("S1", planted(twice), dies),
     "absent is proof": Case("S1", planted(absent_is_proof), evacuated_by_hand),
     "unknown is off": Case("S2", planted(unknown_is_off), freezes_without_bmc),
+    "one off is enough": Case("S2", planted(one_off_is_enough), freezes_behind_a_relay_that_bounces),
+    "any machine": Case("S5", AnyMachine, freezes_behind_another_bmc),
     "unfence early": Case("S3", unguarded(unfence_early), dies),
     "power on early": Case("S3", unguarded(powers_on_early), dies),
     "no lease": Case("S4", Careless, stands_still_while_it_sends, partial(cloud, controllers=2)),

@@ -168,6 +168,9 @@ class IpmiSim:
         (self._directory / "emulation").write_text(_EMULATION)
         if on:
             self.press(True)
+        self._run()
+
+    def _run(self) -> None:
         files = {"-c": "lan", "-f": "emulation", "-s": "state"}
         arguments = [part for flag, file in files.items() for part in (flag, str(self._directory / file))]
         with (self._directory / "output").open("wb") as output:
@@ -185,13 +188,25 @@ class IpmiSim:
 
     def stop(self) -> None:
         """The BMC and the host are dead when it returns."""
+        self._die()
+        self.fault(None)
+        self.press(False)
+        assert not self.host_alive(), f"the host of {self.name} survived its power off"
+
+    def _die(self) -> None:
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)  # and a switch that never ends
             self._process.wait()
             self._process = None
-        self.fault(None)
+
+    def lose_supply(self) -> None:
+        """What feeds the host and its BMC fails: both are gone."""
+        self._die()
         self.press(False)
-        assert not self.host_alive(), f"the host of {self.name} survived its power off"
+
+    def regain_supply(self) -> None:
+        """The BMC starts, and answers when it returns; the host stays off. Raises RuntimeError."""
+        self._run()
 
     def press(self, on: bool) -> None:
         """The power button: switches the host without its BMC (also: a host that dies, or is brought back, by itself)."""

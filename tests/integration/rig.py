@@ -23,7 +23,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -78,8 +78,9 @@ class WatchedNova(NovaState):
 class Rig:
     """See the module. One event loop runs all of it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, second_level: Mapping[str, object] | None = None) -> None:
         self.directory = directory
+        self._second_level = second_level  # a device of compute-1, as it stands in the config
         self.nova = WatchedNova(time.monotonic, random.Random(7))
         self.api = NovaApi(self.nova)
         self.bmcs: dict[str, IpmiSim] = {}
@@ -162,6 +163,11 @@ class Rig:
         secret.chmod(0o600)
         device = {"driver": "ipmi", "address": IpmiSim.address, "username": USER, "password_file": str(secret)}
         device["options"] = {"privilege": "administrator"}  # type: ignore[assignment]
+        second = (
+            {"devices": {"second": dict(self._second_level)}, "levels": [["bmc"], ["second"]]}
+            if self._second_level
+            else {}
+        )
         config = {
             "version": 1,
             "cloud": "rig",
@@ -196,11 +202,14 @@ class Rig:
             "store": {"url": "sqlite:///store.db", "lease_s": 3},
             "hosts": {name: {"address": "127.0.0.1", "port": self.cables[name].port} for name in HOSTS},
             "overrides": [
-                {
-                    "match": {"hosts": name},
-                    "fencing": {"devices": {"bmc": {**device, "port": self.bmcs[name].port}}},
-                }
-                for name in HOSTS[1:]
+                {"match": {"hosts": HOSTS[0]}, "fencing": second},
+                *(
+                    {
+                        "match": {"hosts": name},
+                        "fencing": {"devices": {"bmc": {**device, "port": self.bmcs[name].port}}},
+                    }
+                    for name in HOSTS[1:]
+                ),
             ],
         }
         (self.directory / "controller.yaml").write_text(yaml.safe_dump(config))
@@ -277,6 +286,27 @@ class Rig:
             session.request(method, f"http://localhost{path}", json=body) as answer,
         ):
             return answer.status, await answer.text()
+
+    async def cli(self, *words: str) -> tuple[int, str]:
+        """The command as its user types it. Says how it ended, and what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ha_agent",
+            *words,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(ROOT),
+                "HA_AGENT_SOCKET": str(self.directory / "controller.sock"),
+                "OS_CLIENT_CONFIG_FILE": str(self.directory / "clouds.yaml"),
+            },
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode()
 
     def log(self) -> str:
         """What the controllers said."""

@@ -165,6 +165,15 @@ def test_imports_point_inward() -> None:
     assert violations(PACKAGE) == []
 
 
+def test_the_judge_of_simulated_worlds_shares_no_code_with_what_it_judges() -> None:
+    """But for the bounds that are promised to operators: these it holds the controller to."""
+    path = PACKAGE / "sim" / "invariants.py"
+    names = [name for _, name in imports_of(ast.parse(path.read_text()), "ha_agent.sim.invariants", is_package=False)]
+    judged = ("decide", "guards", "witness", "plans", "planes", "rhythm", "selfdoubt", "recovery", "controller")
+    assert [name for name in names if any(within(name, f"ha_agent.{part}") for part in judged)] == []
+    assert any(within(name, "ha_agent.bounds") for name in names)
+
+
 def test_the_pure_part_exists() -> None:
     """A renamed module must not slip out of the rule."""
     for module in PURE:

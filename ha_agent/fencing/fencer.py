@@ -13,9 +13,10 @@ import msgspec
 
 from ha_agent.errors import DriverError
 from ha_agent.fencing import manual
-from ha_agent.fencing.pool import WorkerPool, certainly
+from ha_agent.fencing.pool import WorkerPool
 from ha_agent.fencing.topology import Device, Topology
 from ha_agent.fencing.worker import Request
+from ha_agent.fencing.workers import certainly
 from ha_agent.model import Power, Reading
 from ha_agent.ports import Clock
 

@@ -1,7 +1,7 @@
 """The process in which one attempt on one fencing device happens, so that it can be killed at any moment.
 
-Started as `python -m ha_agent.fencing.worker PARENT_PID [DRIVER…]`, the drivers to load at once. Requests arrive on stdin and lines leave on stdout, both
-JSON, one a line. The secret is read here, from the device's password file: it never crosses a process, an argument
+Forked by the nursery, or started as `python -m ha_agent.fencing.worker PARENT_PID [DRIVER…]`, the drivers to load at once. Requests arrive on
+stdin and lines leave on stdout, both JSON, one a line. The secret is read here, from the device's password file: it never crosses a process, an argument
 list or an environment. The worker dies with its parent. It looks at the clock immediately before every packet of an
 off or on, so that one which was frozen and thawed sends nothing late.
 """
@@ -208,19 +208,17 @@ class Sessions:
         return self._new(request.device, window)
 
 
-def _die_with(parent: int) -> None:
-    """No worker outlives the controller: the kernel kills it with its parent."""
+def die_with(parent: int) -> None:
+    """No worker outlives the controller: the kernel kills this process with its parent."""
     below.die_with_parent()
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
 
 
-def main() -> None:
+def serve() -> None:
     """Serves requests until stdin ends."""
-    _die_with(int(sys.argv[1]))
     below.adopt_orphans()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the secret
-    drivers.load(sys.argv[2:])  # the slow imports, before there is a request
 
     output: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
     quiet = os.open(os.devnull, os.O_WRONLY)
@@ -247,6 +245,13 @@ def main() -> None:
             error = f"the driver failed: {type(broken).__name__}"
         tell(Line(kind="end", text=error))
     sessions.drop()
+
+
+def main() -> None:
+    """A worker without a nursery."""
+    die_with(int(sys.argv[1]))
+    drivers.load(sys.argv[2:])  # the slow imports, before there is a request
+    serve()
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ DEADLINE_S = 30.0
 
 NOTES = """\
 Seconds: from the order to switch all of them off at once until the last healthy one is proven off; "all well": the same number of healthy
-BMCs with no bad one among them. CPU: of the contender and of all processes that it started, until the bad ones were given up, after
-30 s. Ours and ipmitool's read off twice, half a second apart; fence_ipmilan reads once. The BMCs run on the same cores, which is in the
+BMCs with no bad one among them. CPU: of the contender from the order on, and of all processes that it ever started, until the bad
+ones were given up, after 30 s. Ours and ipmitool's read off twice, half a second apart; fence_ipmilan reads once. The BMCs run on the same cores, which is in the
 seconds of all three. No core's CPU is in another's figure."""
 
 

@@ -33,6 +33,7 @@ import msgspec
 import yaml
 
 from ha_agent.controller import journal
+from ha_agent.fencing import below
 from ha_agent.heartbeat.files import write_durably
 from ha_agent.heartbeat.pki import Pki
 from ha_agent.model import CommandKind, Incident, ServerProgress
@@ -245,17 +246,17 @@ class Rig:
     async def kill_controller(self) -> None:
         """kill -9. Its fencing workers must not outlive it."""
         assert self._controller is not None
-        workers = self.workers()
+        helpers = below.living(self._controller.pid)
         self._controller.send_signal(signal.SIGKILL)
         self._controller.wait()
         self.kills += 1
         self.orphans |= {command.id for incident in self.incidents() for command in incident.pending}
-        await self.until(lambda: not any(alive(pid) for pid in workers), 0.3, "the fencing workers die with it")
+        await self.until(lambda: not any(alive(pid) for pid in helpers), 0.3, "the fencing workers die with it")
 
     def workers(self) -> list[int]:
-        """The controller's living fencing workers."""
+        """The controller's living fencing workers: what its nursery has forked."""
         assert self._controller is not None
-        return children(self._controller.pid)
+        return [worker for nursery in children(self._controller.pid) for worker in children(nursery)]
 
     async def ready(self) -> None:
         """Every host is heard, has witnesses and a device that works; the controller is armed."""

@@ -59,7 +59,7 @@ class Run:
 
 
 def workers_of(pid: int) -> list[str]:
-    """Fencing workers that a process has started; their command line names it."""
+    """Fencing workers that a process has started, and what forked them; their command line names it."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -67,7 +67,7 @@ def workers_of(pid: int) -> list[str]:
                 words = (entry / "cmdline").read_bytes().decode().split("\0")
             except OSError:
                 continue
-            if "ha_agent.fencing.worker" in words and str(pid) in words:
+            if "ha_agent.fencing.nursery" in words and str(pid) in words:
                 found.append(entry.name)
     return found
 

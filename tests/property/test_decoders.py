@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -18,8 +19,8 @@ from hypothesis import strategies as st
 from ha_agent.controller import journal
 from ha_agent.errors import DriverError, ProtocolError, StoreCorrupt
 from ha_agent.fencing import worker
-from ha_agent.fencing.pool import Worker
 from ha_agent.fencing.topology import Device
+from ha_agent.fencing.workers import Worker
 from ha_agent.guests.ledger import Known, Saved
 from ha_agent.guests.lines import Domain, Happened, Line
 from ha_agent.guests.source import LibvirtGuests, Timing
@@ -281,11 +282,6 @@ LINES = tuple(
 )
 
 
-class _Process:
-    def __init__(self, stdout: asyncio.StreamReader) -> None:
-        self.stdout = stdout
-
-
 @given(broken(LINES))
 def test_lines_of_a_fencing_worker(body: bytes) -> None:
     """One that speaks no sense is as good as dead; it never looks like a reading."""
@@ -294,7 +290,12 @@ def test_lines_of_a_fencing_worker(body: bytes) -> None:
         stdout = asyncio.StreamReader()
         stdout.feed_data(body + b"\n")
         stdout.feed_eof()
-        return await Worker(cast(asyncio.subprocess.Process, _Process(stdout))).line()
+        nobody, writer = os.pipe()
+        try:
+            return await Worker(0, nobody, stdout, cast(asyncio.StreamWriter, None)).line()
+        finally:
+            os.close(nobody)
+            os.close(writer)
 
     line = asyncio.run(read())
     if line is not None and line.reading is not None:

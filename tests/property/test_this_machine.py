@@ -124,6 +124,7 @@ def test_health_and_guests(path: Path) -> None:
 def test_the_machine_s_id_fits_into_a_beat(path: Path) -> None:
     @given(st.binary(max_size=200))
     @example(b"4C4C4544-0042\n")
+    @example(b"x" * 200)
     def read(body: bytes) -> None:
         path.write_bytes(body)
         beat = wire.Beat(seq=1, boot_id="b", started_s=1.0, machine=remote._machine(path))
@@ -224,7 +225,9 @@ LINES = st.builds("{}{}{}".format, st.sampled_from([*NAMES, "#", ""]), st.sample
 
 @given(st.lists(LINES, max_size=8).map("\n".join).map(lambda t: t.encode("utf-8", "surrogateescape")) | st.binary())
 @example(b"ip=" + b"x" * STDIN_MAX)
-@example("ipport=²\nlogin_timeout=²\npower_timeout=1.²\n".encode())
+@example("ipport=²".encode())
+@example("login_timeout=²".encode())
+@example("power_timeout=1.²".encode())
 def test_what_a_fence_agent_is_told_on_stdin(body: bytes) -> None:
     for table, problems in ((ipmi.OPTIONS, ipmi.problems), (agent.OPTIONS, agent.problems)):
         problem, options = refused(lambda table=table: told(table, [], io.BytesIO(body)))

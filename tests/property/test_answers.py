@@ -131,8 +131,14 @@ def cloud(answers: dict[str, Answer]) -> tuple[NovaCloud, Canned]:
     """Our driver and the real library, above these answers."""
     http, canned = requests.Session(), Canned(answers)
     http.mount("http://", canned)
-    names = {"project_name": "p", "user_domain_id": "default", "project_domain_id": "default"}
-    auth = identity.V3Password(auth_url=URL + "/identity/v3", username="u", password="s3cret", **names)
+    auth = identity.V3Password(
+        auth_url=URL + "/identity/v3",
+        username="u",
+        password="s3cret",
+        project_name="p",
+        user_domain_id="default",
+        project_domain_id="default",
+    )
     connection = openstack.connection.Connection(session=session.Session(auth=auth, session=http))
     return NovaCloud(connection=connection, now=lambda: 0.0), canned
 
@@ -181,17 +187,16 @@ def asked(ask: Callable[[NovaCloud], object], nova: NovaCloud) -> tuple[object, 
         return None, str(error)
 
 
-@given(somewhere_broken(GOOD))
-@example((DISCOVERY + "/os-services", DEEP))
-@example(discovery("latest", "latest"))
-@example(discovery([2, 1], {}))
-@example((DISCOVERY + "/servers/s0/os-instance-actions", answer({**ACTIONS, "instanceActions": []})))
-def test_a_cloud_that_is_broken_somewhere(where: tuple[str, Answer]) -> None:
+@given(somewhere_broken(GOOD), st.sets(st.sampled_from(sorted(ASKS)), min_size=1, max_size=3))
+@example((DISCOVERY + "/os-services", DEEP), {"services"})
+@example(discovery("latest", "latest"), {"services"})
+@example(discovery([2, 1], {}), {"services"})
+def test_a_cloud_that_is_broken_somewhere(where: tuple[str, Answer], asks: set[str]) -> None:
     """Each question has an answer or the documented error, of a bounded length, after a bounded number of requests."""
     path, broken_answer = where
-    for name, ask in ASKS.items():
+    for name in sorted(asks):
         nova, canned = cloud({**GOOD, path: broken_answer})
-        found, error = asked(ask, nova)
+        found, error = asked(ASKS[name], nova)
         assert len(error) < 6000
         assert "s3cret" not in error
         if path not in canned.asked:

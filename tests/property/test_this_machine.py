@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -230,7 +231,7 @@ LINES = st.builds("{}{}{}".format, st.sampled_from([*NAMES, "#", ""]), st.sample
 @example("power_timeout=1.²".encode())
 def test_what_a_fence_agent_is_told_on_stdin(body: bytes) -> None:
     for table, problems in ((ipmi.OPTIONS, ipmi.problems), (agent.OPTIONS, agent.problems)):
-        problem, options = refused(lambda table=table: told(table, [], io.BytesIO(body)))
+        problem, options = refused(partial(told, table, [], io.BytesIO(body)))
         if options is None:
             assert problem.replace("\n", "").isprintable()
             continue
@@ -358,6 +359,10 @@ def test_questions_to_the_guests_watcher(body: bytes) -> None:
 # --- notifications that wait in the store ---
 
 
+def unneeded(pauses: int) -> None:
+    raise AssertionError("a failure is tried again")
+
+
 class EncodingBus(FakeBus):
     def publish(self, notification: Notification) -> None:
         bus.encode(notification, "ha-agent")
@@ -380,7 +385,7 @@ def test_documents_that_are_no_notification_stop_nobody(bodies: list[bytes]) -> 
         store, taken = MemoryStore(), EncodingBus()
         for number, body in enumerate([*bodies, msgspec.json.encode(note(9))]):
             store.commit(None, [Put(kind=KIND, key=str(number), body=body)])
-        async with running(store, taken, sleep=Pauses(pytest.fail)) as outbox:
+        async with running(store, taken, sleep=Pauses(unneeded)) as outbox:
             assert await outbox.drained(5)
             return taken.got, outbox.dropped
 

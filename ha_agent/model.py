@@ -8,7 +8,7 @@ service, byte for byte.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -471,7 +471,7 @@ class Notification(Value, frozen=True, kw_only=True):
     id: str
     event_type: str
     priority: str
-    wall: float
+    wall: Annotated[float, msgspec.Meta(ge=0, lt=253_402_300_800)]  # up to the last year that a date can have
     payload: dict[str, object]
 
 

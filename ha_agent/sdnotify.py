@@ -30,4 +30,5 @@ def watchdog_interval_s(environ: Mapping[str, str] = os.environ, pid: int | None
     if environ.get("WATCHDOG_PID", str(pid or os.getpid())) != str(pid or os.getpid()):
         return None
     text = environ.get("WATCHDOG_USEC", "")
-    return int(text) / 2e6 if text.isdigit() and int(text) > 0 else None
+    number = int(text) if text.isdecimal() and len(text) < 20 else 0  # systemd's own number has 64 bits
+    return number / 2e6 if number > 0 else None

@@ -80,10 +80,14 @@ def load_tokens(path: Path) -> Tokens:
     """Reads a tokens file: lines `NAME read|operate|admin TOKEN`; `#` begins a comment. Raises ConfigError, never with a token."""
     try:
         with path.open("rb") as file:
-            lines = file.read(TOKENS_MAX_BYTES).decode("utf-8").splitlines()
+            body = file.read(TOKENS_MAX_BYTES + 1)
+        lines = body.decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError([("http.tokens_file", f"{path} cannot be read: {reason}", "make it readable")]) from None
+    if len(body) > TOKENS_MAX_BYTES:  # its last token would be a part of one
+        fix = "a caller needs one line"
+        raise ConfigError([("http.tokens_file", f"{path} is longer than {TOKENS_MAX_BYTES} bytes", fix)])
     problems: list[tuple[str, str, str]] = []
     callers: list[tuple[bytes, Caller]] = []
     for number, line in enumerate(lines, start=1):

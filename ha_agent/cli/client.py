@@ -22,6 +22,7 @@ NOVA_TIMEOUT_S = 90.0  # a dry run asks Nova
 DEVICES_TIMEOUT_S = 300.0  # the longest attempt, and a turn for each host that waits
 ANSWER_MAX = 256 * 1024 * 1024
 BAD_REQUEST = 400
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -102,7 +103,11 @@ class Client:
         body = msgspec.json.encode({"order": str(order), "host": host, "incident": incident, "reason": reason})
 
         def give() -> str:
-            return self._decode(self._request("POST", "/v1/orders", self._timeout_s, body), _Said).text
+            answer = self._request("POST", "/v1/orders", self._timeout_s, body)
+            try:
+                return self._decode(answer, _Said).text
+            except HaAgentError as error:
+                raise _perhaps(str(error)) from None
 
         return self._of_host(host, give) if host else give()
 
@@ -122,7 +127,7 @@ class Client:
     def _decode(self, body: bytes, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise HaAgentError(
                 f"the controller's answer is not understood: {error}", "is it of another version than this command?"
             ) from None
@@ -138,20 +143,17 @@ class Client:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             answer = response.read(ANSWER_MAX)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a chunk of a negative size
             reason = _why(error) or f"nothing within {timeout_s:g} s"
             if body is not None:
-                raise Unanswered(
-                    f"the controller's answer was lost: {reason}; the order may have been carried out",
-                    "look whether it was: ha-agent status",
-                ) from None
+                raise _perhaps(f"the controller's answer was lost: {reason}") from None
             raise HaAgentError(f"the controller at {self._path} did not answer: {reason}", "see its log") from None
         finally:
             connection.close()
         if response.status >= BAD_REQUEST:
             try:
                 failure = msgspec.json.decode(answer, type=_Failure)
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 failure = _Failure(error=f"the controller answered {response.status}")
             refused = response.status < 500  # 4xx: ours; 5xx: its
             raise (UsageError if refused else HaAgentError)(failure.error, failure.hint)
@@ -168,6 +170,10 @@ def unknown_host(name: str, names: Iterable[str]) -> UsageError:
 def _quoted(name: str) -> str:
     """A name as one part of a path. Dots alone would be taken for a folder's."""
     return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+
+
+def _perhaps(why: str) -> Unanswered:
+    return Unanswered(f"{why}; the order may have been carried out", "look whether it was: ha-agent status")
 
 
 def _why(error: Exception) -> str:

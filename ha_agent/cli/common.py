@@ -73,12 +73,19 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def clock(wall: float) -> str:
     """A wall-clock time of day, local."""
-    return time.strftime("%H:%M:%S", time.localtime(wall)) if wall else "--:--:--"
+    return _local("%H:%M:%S", wall) if wall else "--:--:--"
 
 
 def day(wall: float) -> str:
     """A wall-clock date and time, local."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall))
+    return _local("%Y-%m-%d %H:%M:%S", wall)
+
+
+def _local(form: str, wall: float) -> str:
+    try:
+        return time.strftime(form, time.localtime(wall))
+    except (OverflowError, ValueError, OSError):  # no calendar goes so far
+        return "no time"
 
 
 def span(seconds: float) -> str:

@@ -83,7 +83,7 @@ def _check_planes(findings: Findings, where: FieldPath, planes: dict[str, str]) 
 def split_listen(text: str) -> tuple[str, int] | None:
     """`address:port`, IPv6 in brackets; None where it is not that."""
     address, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or not 0 <= int(port) <= 65_535:
+    if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65_535:
         return None
     if address.startswith("[") and address.endswith("]"):
         address = address[1:-1]

@@ -28,7 +28,13 @@ class WorkerPool:
     separate, so that hung reads never keep an off waiting. `starts`: how many start at once. `drivers`: that a worker loads when it starts, so that no attempt waits for it; others when they are first used."""
 
     def __init__(
-        self, idle: int = 2, looks: int = 32, acts: int = 64, starts: int = 4, drivers: Iterable[str] = ("ipmi",)
+        self,
+        idle: int = 2,
+        looks: int = 32,
+        acts: int = 64,
+        starts: int = 4,
+        drivers: Iterable[str] = ("ipmi",),
+        nursery: Nursery | None = None,
     ) -> None:
         self.drivers = tuple(drivers)
         self._target = idle
@@ -36,7 +42,7 @@ class WorkerPool:
         self._slots: dict[Use, asyncio.Semaphore] = {"look": asyncio.Semaphore(looks), "act": asyncio.Semaphore(acts)}
         self._starting = asyncio.Semaphore(starts)
         self._all: set[Worker] = set()
-        self._nursery = Nursery()
+        self._nursery = nursery or Nursery()
         self._refill: asyncio.Task[None] | None = None
         self._closed = False
 

@@ -215,8 +215,16 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def asked(stdin: BinaryIO) -> Request | None:
+    """The next request; None where nobody is there any more, or nobody we know."""
+    try:
+        return msgspec.json.decode(stdin.readline(REQUEST_MAX), type=Request)
+    except (ValueError, RecursionError):  # msgspec.DecodeError is a ValueError
+        return None
+
+
 def serve() -> None:
-    """Serves requests until stdin ends."""
+    """Serves requests until stdin ends, or says something else."""
     below.adopt_orphans()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the secret
 
@@ -234,10 +242,9 @@ def serve() -> None:
         # The controller waits for an answer before it asks again, so that nothing waits in our own buffer.
         if sessions.kept and not select.select([sys.stdin], [], [], KEEP_S)[0]:
             sessions.drop()
-        line = sys.stdin.buffer.readline(REQUEST_MAX)
-        if not line:
+        request = asked(sys.stdin.buffer)
+        if request is None:
             break
-        request = msgspec.json.decode(line, type=Request)
         tell(Line(kind="taken"))
         try:
             error = sessions.serve(request, tell)

@@ -39,7 +39,7 @@ def main() -> int:
             say(Line(kind="end", text=f"libvirt-python cannot be loaded: {error}"[:255]))
         except Away as error:
             say(Line(kind="end", text=str(error)[:255]))
-    except (BrokenPipeError, msgspec.DecodeError):
+    except BrokenPipeError:
         pass  # nobody is there any more, or nobody we know
     return 0
 

@@ -163,7 +163,7 @@ class _Questions:
 
 
 def serve(uri: str, run_directory: Path, watcher: Callable[[LibvirtConnection], Watcher]) -> None:
-    """Until the connection, or the remote, ends. Raises Away, BrokenPipeError, msgspec.DecodeError."""
+    """Until the connection, or the remote, ends. Raises Away, BrokenPipeError."""
     libvirt.virEventRegisterDefaultImpl()
     libvirt.registerErrorHandler(lambda *_: None, None)  # libvirt prints every error by itself
     connection, guard = LibvirtConnection(uri, run_directory), _Guard()

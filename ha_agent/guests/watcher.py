@@ -60,8 +60,11 @@ class Watcher:
         self._say(Line(kind="alive", at=at))
 
     def asked(self, body: bytes) -> None:
-        """A line of the remote's. Raises msgspec.DecodeError for anything else."""
-        ask = msgspec.json.decode(body, type=Ask)
+        """A line of the remote's. Raises BrokenPipeError for anything else: it is not the remote that is there."""
+        try:
+            ask = msgspec.json.decode(body, type=Ask)
+        except (ValueError, RecursionError):  # msgspec.DecodeError is a ValueError
+            raise BrokenPipeError from None
         try:
             domain = self._connection.look(ask.server)
         except Away:

@@ -22,6 +22,16 @@ from ha_agent.model import Value
 Role = Literal["host", "controller"]
 SCHEME = "ha-agent://"
 CA_NAME = "ha-agent CA"  # how the authorities of `pki` begin to be called
+# What `cryptography` raises of a certificate that is not as the standard says: some of it at once, some when a part is first looked at.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class CertificateInfo(Value, frozen=True, kw_only=True):
@@ -69,7 +79,7 @@ def identity(certificate: bytes | x509.Certificate) -> tuple[Role, str]:
         uris = [
             found for found in names.get_values_for_type(x509.UniformResourceIdentifier) if found.startswith(SCHEME)
         ]
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except UNREADABLE:
         uris = []
     if len(uris) != 1:
         raise UsageError(
@@ -112,12 +122,15 @@ def describe(certificate: x509.Certificate) -> CertificateInfo:
 
 
 def load_certificates(path: Path) -> list[x509.Certificate]:
-    """All certificates of a PEM file, in order. Raises UsageError."""
+    """All certificates of a PEM file, in order; the names in them can be read. Raises UsageError."""
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
+        found = x509.load_pem_x509_certificates(path.read_bytes())
+        for one in found:
+            str(one.subject), str(one.issuer)  # most parts are read only when they are asked for
+        return found
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "issue it with `ha-agent pki issue`") from None
-    except ValueError:
+    except UNREADABLE:
         raise UsageError(f"{path} holds no certificate in PEM", "issue it with `ha-agent pki issue`") from None
 
 
@@ -156,7 +169,7 @@ def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> boo
     """Whether the authority signed the certificate, whatever their dates."""
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         return False
     return True
 

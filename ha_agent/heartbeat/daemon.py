@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -55,6 +56,16 @@ class Settings(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
     guests_libvirt: str
 
 
+def settings(arguments: Sequence[str]) -> Settings:
+    """What the program before this one has left. Raises UsageError where it has not: nobody starts this one by hand."""
+    try:
+        (descriptor,) = map(int, arguments)
+        with os.fdopen(descriptor, "rb") as file:
+            return msgspec.json.decode(file.read(), type=Settings)
+    except (OSError, ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
+        raise UsageError(f"the remote's settings cannot be read: {error}", "start it with `ha-agent remote`") from None
+
+
 def compose(settings: Settings) -> Remote:
     """The remote that the settings describe; nothing runs yet."""
     health: HealthSource
@@ -95,13 +106,12 @@ def main() -> int:
     # With vfork, Python before 3.11.4 (Debian 12 has 3.11.2) stands still with all its threads until the new program has been read from
     # the disk, which may hang. A fork costs a millisecond of a process as small as this. The standard library documents this switch.
     subprocess._USE_VFORK = False  # type: ignore[misc]
-    with os.fdopen(int(sys.argv[1]), "rb") as file:
-        settings = msgspec.json.decode(file.read(), type=Settings)
     handler = logs.to(sys.stderr)
-    if os.geteuid() == 0:
-        log.warning("this runs as root, since `user` says so; it needs no such rights")
     try:
-        asyncio.run(_main(settings))
+        found = settings(sys.argv[1:])
+        if os.geteuid() == 0:
+            log.warning("this runs as root, since `user` says so; it needs no such rights")
+        asyncio.run(_main(found))
     except HaAgentError as error:
         handler.drain(DRAIN_S)
         hint = f"\n  {error.hint}" if error.hint else ""

@@ -21,6 +21,7 @@ from ha_agent.ports import Clock
 
 STATE = "gate.json"
 AUDIT = "gate-audit.jsonl"
+STATE_MAX = 64 * 1024
 STORE_S = 8.0  # less than a client of the socket waits for its answer
 
 
@@ -115,8 +116,9 @@ class Gate:
         """What is stored, None where a file cannot be read: it opens nothing. Raises OSError where there can be no directory."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o750)
         try:
-            return msgspec.json.decode((self._directory / STATE).read_bytes(), type=Cleared)
-        except (OSError, msgspec.DecodeError):
+            with (self._directory / STATE).open("rb") as file:
+                return msgspec.json.decode(file.read(STATE_MAX), type=Cleared)
+        except (OSError, ValueError, RecursionError):  # msgspec.DecodeError is a ValueError
             return None
 
 

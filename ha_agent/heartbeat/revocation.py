@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from ha_agent.errors import UsageError
+from ha_agent.heartbeat.certs import UNREADABLE
 
 FILE = "crl.pem"
 BEGIN = b"-----BEGIN X509 CRL-----"
@@ -58,14 +59,15 @@ def load(path: Path, authorities: Sequence[x509.Certificate]) -> list[x509.Certi
         raise UsageError(f"{path} is longer than {MAX_BYTES} bytes", "rotate the authority and begin a new list")
     try:
         lists = [x509.load_pem_x509_crl(BEGIN + part) for part in data.split(BEGIN)[1:]]
-    except ValueError:
+        issuers = [each.issuer.rfc4514_string() for each in lists]  # a name is read only when it is asked for
+    except UNREADABLE:
         lists = []
     if not lists:
         raise UsageError(f"{path} holds no revocation list in PEM", "copy it anew from the authority")
-    for each in lists:
+    for each, issuer in zip(lists, issuers, strict=True):
         named = [one for one in authorities if one.subject == each.issuer]
         if named and not any(_signed(each, one) for one in named):
-            raise UsageError(f"{path}: the list of {each.issuer.rfc4514_string()} bears another's signature")
+            raise UsageError(f"{path}: the list of {issuer} bears another's signature")
     return lists
 
 
@@ -118,6 +120,9 @@ def _number(earlier: x509.CertificateRevocationList | None) -> int:
 
 
 def _signed(each: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    key = authority.public_key()
-    known = isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey)
-    return known and each.is_signature_valid(key)  # type: ignore[arg-type]
+    try:
+        key = authority.public_key()
+        known = isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey)
+        return known and each.is_signature_valid(key)  # type: ignore[arg-type]
+    except UNREADABLE:
+        return False

@@ -110,7 +110,7 @@ class Verifier:
                 since=max(each.not_valid_before_utc for each in path),
                 until=min(each.not_valid_after_utc for each in path),
             )
-        except (ValueError, UsageError) as error:
+        except (*certs.UNREADABLE, UsageError) as error:
             raise ProtocolError(f"the signer's certificate cannot be read: {error}") from None
 
     def _path(self, chain: Sequence[x509.Certificate], now: datetime.datetime) -> list[x509.Certificate]:
@@ -132,7 +132,7 @@ class Verifier:
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
+    except certs.UNREADABLE:
         return False
 
 

@@ -105,7 +105,7 @@ class FileHealth:
         try:
             with self._path.open("rb") as file:
                 return msgspec.json.decode(file.read(MAX_FILE), type=HealthReport)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError, RecursionError):  # msgspec.DecodeError is a ValueError
             return HealthReport()
 
 
@@ -129,7 +129,7 @@ class FileGuests:
         try:
             with self._path.open("rb") as file:
                 return msgspec.json.decode(file.read(MAX_FILE), type=dict[str, msgspec.Raw])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError, RecursionError):  # msgspec.DecodeError is a ValueError
             return None
 
 

@@ -121,7 +121,7 @@ class Outbox:
         for document in batch:
             try:
                 notification = msgspec.json.decode(document.body, type=Notification)
-            except msgspec.MsgspecError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 log.error("notification %s cannot be decoded and is dropped: %s", document.key, error)
                 self.dropped += 1
                 done.append(Delete(kind=KIND, key=document.key))

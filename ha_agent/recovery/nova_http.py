@@ -138,8 +138,11 @@ def _negotiate(data: Any) -> tuple[int, int]:
     if least is None or most is None or tuple(most) < NEEDED:
         shown = "none" if most is None else ".".join(map(str, most))
         raise DriverError(f"Nova offers microversion {shown}; 2.53 or later is needed")
-    chosen = max(tuple(least), min(WANTED, tuple(most)))
-    return int(chosen[0]), int(chosen[1])
+    match max(tuple(least), min(WANTED, tuple(most))):
+        case (int(major), int(minor)):
+            return major, minor
+        case _:  # the library reads "latest" as infinity
+            raise DriverError(f"Nova says no number of its least microversion: {least}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-detection bench-remote bench-hostile clean
+.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-detection bench-remote bench-hostile bench-fencing clean
 
 # The distribution's own Python where it can make an environment: it is what operators run, built with all its optimisations.
 PYTHON ?= $(shell for each in /usr/bin/python3 python3; do \
@@ -30,6 +30,7 @@ help:
 	@echo 'make bench-heartbeat [HOSTS="1000 2000 5000"]   what thousands of hosts cost, and how soon the dead are found'
 	@echo 'make bench-remote    what a remote costs its hypervisor: memory, CPU, descriptors'
 	@echo 'make bench-hostile   what a controller notices of floods of hostile connections'
+	@echo 'make bench-fencing [SIZES="1 10 50 200"]   many hosts switched off at once while some BMCs hang, beside ipmitool and fence_ipmilan'
 	@echo 'make bench-detection   who is fenced in vain and how soon the dead are found, beside other detectors, on simulated bad hours'
 	@echo 'make clean       remove .venv, caches and build files'
 
@@ -134,6 +135,10 @@ bench-remote: setup-dev
 
 bench-hostile: setup-dev
 	@$(BIN)/python -m tests.benchmarks.hostile --seconds $(or $(SECONDS_EACH),10) --keep docs/bench-hostile.txt
+
+bench-fencing: setup-dev
+	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.integration.debian install; fi
+	@$(BIN)/python -m tests.benchmarks.fencing --sizes $(or $(SIZES),1 10 50 200) $(if $(SIZES),,--keep docs/bench-fencing.txt)
 
 # In virtual time, the same figures on every machine; about five minutes on two cores.
 bench-detection: setup-dev

@@ -30,6 +30,7 @@ from ha_agent.policy import Recovery
 from ha_agent.recovery import select
 
 LOOK_AGAIN_S = 1.0
+UNRECORDED_LOOKS = 2
 TELL_NOVA_S = 10.0  # at the latest a host's flag is set again: everything waits for it, and it may be said twice
 NAMED = 20  # servers that stay, in lines of the log
 
@@ -209,10 +210,12 @@ def _merged(old: ServerProgress, new: ServerProgress) -> ServerProgress:
 
 
 def _gone(old: ServerProgress, survey: Survey) -> ServerProgress:
-    """A server that is on the host no more: landed by its record, or moved or deleted by somebody else."""
-    if old.stage not in (ServerStage.WAITING, ServerStage.RETRY, ServerStage.HELD):
-        return old
+    """A server that is on the host no more: landed by its record, or moved or deleted by somebody else. While it moves its record is shown
+    until it is deleted, and the survey listed records first."""
     record = select.newest(survey.migrations).get(old.id)
+    deleted = old.stage is ServerStage.MOVING and (record is None or record.id <= old.baseline)
+    if not deleted and old.stage not in (ServerStage.WAITING, ServerStage.RETRY, ServerStage.HELD):
+        return old
     if record is not None and record.status in EVACUATION_LANDED:
         return old.with_(stage=ServerStage.LANDED, dest=record.dest, reason="", wait_for=())
     return old.with_(
@@ -394,12 +397,7 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     for server in incident.servers:
         record = records.get(server.id)
         if server.stage is ServerStage.HELD:
-            if record is not None and record.status in EVACUATION_LANDED and record.id >= server.baseline:
-                incident = turn.put_server(
-                    incident, server, stage=ServerStage.LANDED, dest=record.dest, reason="", wait_for=()
-                )
-            elif record is not None and record.status in MIGRATION_ENDED and record.id == server.baseline:
-                incident = turn.put_server(incident, server, stage=ServerStage.WAITING, reason="", wait_for=())
+            incident = _followed_held(turn, incident, server, record)
             continue
         if server.stage not in STAGES_IN_FLIGHT:
             continue
@@ -418,7 +416,7 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         if stage is ServerStage.LANDED:
             landed += 1
             incident = turn.put_server(
-                incident, server, f"{server.name or server.id} is on {dest}", stage=stage, reason="", dest=dest
+                incident, server, f"{server.name or server.id} is on {dest}", stage=stage, reason="", dest=dest, looks=0
             )
         elif stage is ServerStage.RETRY:
             assert record is not None
@@ -436,11 +434,31 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
                 )
         elif server.stage is ServerStage.LOST and turn.now.at >= server.next_at:
             incident = again(turn, incident, server, "its request left no record")
+        elif server.stage is ServerStage.MOVING:
+            incident = _unrecorded(turn, incident, server)
     if landed:
         window = min(float(recovery.window_max), incident.window + landed)
         incident = turn.put(incident, window=window)
         turn.tell("host.evacuation.progress", incident, **counts(incident))
     return incident
+
+
+def _followed_held(turn: Turn, incident: Incident, server: ServerProgress, record: Migration | None) -> Incident:
+    """The record of a server that another host may run ended after all."""
+    if record is not None and record.status in EVACUATION_LANDED and record.id >= server.baseline:
+        return turn.put_server(incident, server, stage=ServerStage.LANDED, dest=record.dest, reason="", wait_for=())
+    if record is not None and record.status in MIGRATION_ENDED and record.id == server.baseline:
+        return turn.put_server(incident, server, stage=ServerStage.WAITING, reason="", wait_for=())
+    return incident
+
+
+def _unrecorded(turn: Turn, incident: Incident, server: ServerProgress) -> Incident:
+    """Nova took the request, so there is a record of it: one that is not shown is hidden with its server, which somebody deleted. A list that
+    was asked for before the request does not show it either, so it is believed at the second time; and then only looked at anew."""
+    looks = server.looks + 1
+    if looks < UNRECORDED_LOOKS and server.record <= server.baseline:
+        return turn.put_server(incident, server, looks=looks)
+    return turn.put_server(turn.put(incident, surveyed=False), server, looks=0)
 
 
 def give_up(turn: Turn, incident: Incident) -> Incident:

@@ -350,7 +350,7 @@ class NovaApi:
         query = request.query
         rows = [
             row
-            for row in reversed(self.state.migrations)
+            for row in reversed([*self.state.listed()])
             if all(MIGRATION_FILTERS[name](row, value) for name, value in query.items() if name in MIGRATION_FILTERS)
         ]
         more = False

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -24,6 +24,7 @@ EVACUATION = "evacuation"
 LIVE_MIGRATION = "live-migration"
 REBUILDING, SPAWNING = "rebuilding", "rebuild_spawning"
 UNFINISHED = ("accepted", "pre-migrating")
+REBOOT_DURING = ("rebooting", "rebooting_hard", "resuming", "pausing", "unpausing", "suspending")  # of a hard reboot
 FIRST_STOPPING_MICROVERSION = (2, 95)  # from here on an evacuated server lands stopped
 
 
@@ -89,6 +90,7 @@ class SimMigration:
     created_at: float = 0.0
     updated_at: float = 0.0
     life: int = 0  # of the nova-compute that works on it
+    deleted: bool = False  # with its server: no list shows it any more, but the source still cleans up by it
 
 
 @dataclass
@@ -358,6 +360,10 @@ class NovaState:
             if not where:
                 del self.runs[server]
 
+    def listed(self) -> Iterator[SimMigration]:
+        """The records that Nova shows, oldest first."""
+        return (record for record in self.migrations if not record.deleted)
+
     # --- services --------------------------------------------------------------------------------------------------
 
     def _settle_report(self, host: str) -> SimHost:
@@ -384,7 +390,7 @@ class NovaState:
         if row is None:
             raise NovaError(404, f"Service {service_id} could not be found.")
         if not value and any(
-            m.status == "done" and m.kind == EVACUATION and m.source == row.name for m in self.migrations
+            m.status == "done" and m.kind == EVACUATION and m.source == row.name for m in self.listed()
         ):
             raise NovaError(
                 400,
@@ -411,6 +417,8 @@ class NovaState:
         """The server is gone from Nova and from every working host that has it."""
         row = self.server(server_id)
         del self.servers[row.id]
+        for record in self.migrations:
+            record.deleted = record.deleted or record.server == row.id
         for host in list(self.domains):
             if self.hosts[host].works:
                 self.domains[host].discard(row.id)
@@ -508,7 +516,7 @@ class NovaState:
         row = self.server(server_id)
         if row.vm_state not in states:
             raise NovaError(409, f"Cannot '{action}' instance {row.id} while it is in vm_state {row.vm_state}")
-        if row.task_state is not None and action != "reboot":
+        if row.task_state is not None and not (action == "reboot" and row.task_state in REBOOT_DURING):
             raise NovaError(409, f"Cannot '{action}' instance {row.id} while it is in task_state {row.task_state}")
         return row
 

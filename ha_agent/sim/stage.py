@@ -219,6 +219,7 @@ class Stage:
     def strike(self, fault: faults.Fault) -> list[str]:
         """A fault strikes now: its lines."""
         self.struck_at = self.sim.world.now
+        self._mended = False
         return faults.strike(fault, self.sim, stream(self.seed, f"{fault.name} at {self.lines}"), SUBJECT, PACE)
 
     def finish(self) -> None:

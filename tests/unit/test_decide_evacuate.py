@@ -340,6 +340,10 @@ def test_an_intent_names_the_newest_record_that_was_looked_at(old: int, new: int
         (ServerStage.WAITING, "failed", ServerStage.NOT_MOVED),
         (ServerStage.WAITING, "", ServerStage.NOT_MOVED),
         (ServerStage.MOVING, "done", ServerStage.MOVING),
+        (ServerStage.MOVING, "accepted", ServerStage.MOVING),
+        (ServerStage.MOVING, "", ServerStage.NOT_MOVED),  # Nova hides the records of a deleted server
+        (ServerStage.SENT, "", ServerStage.SENT),
+        (ServerStage.LOST, "", ServerStage.LOST),
         (ServerStage.GIVEN_UP, "done", ServerStage.GIVEN_UP),
     ],
 )
@@ -583,6 +587,33 @@ def test_a_query_that_failed_judges_nobody(status: Status, survey: Survey | None
     assert after(decision).waiting == "the evacuations cannot be followed: 500"
     assert (after(decision).poll_at, after(decision).wake_at) == (NOW + 2, NOW + 2)
     assert after(answer(following(gone, waiting="x"), survey=Survey())).waiting == ""
+
+
+@pytest.mark.parametrize(
+    ("was", "records", "looks", "looks_anew"),
+    [
+        ({}, (), 1, False),  # asked for before Nova took the request, perhaps
+        ({"looks": 1}, (), 0, True),
+        ({"record": 7}, (), 0, True),
+        ({"record": 7, "baseline": 7}, (), 1, False),
+        ({"record": 7, "baseline": 3}, (evacuation("failed", 3),), 0, True),
+        ({"looks": 1}, (evacuation("done"),), 0, False),
+        ({"looks": 1, "stage": ServerStage.SENT}, (), 1, False),
+    ],
+)
+def test_a_server_whose_record_is_not_shown_is_looked_at_anew(
+    was: dict[str, object], records: tuple[Migration, ...], looks: int, looks_anew: bool
+) -> None:
+    one = server(ServerStage.MOVING, attempts=1).with_(**was)
+    now = after(answer(following(one, surveyed=True), survey=Survey(migrations=records)))
+    assert (now.servers[0].looks, not now.surveyed) == (looks, looks_anew)
+
+
+@pytest.mark.parametrize(("baseline", "expected"), [(6, ServerStage.MOVING), (7, ServerStage.NOT_MOVED)])
+def test_an_older_record_is_not_that_of_its_move(baseline: int, expected: ServerStage) -> None:
+    gone = server(ServerStage.MOVING, baseline=baseline)
+    decision = answer(looking(gone, committed_at=NOW - 5), survey=Survey(migrations=(evacuation("failed", 7),)))
+    assert after(decision).servers[0].stage is expected
 
 
 @pytest.mark.parametrize(

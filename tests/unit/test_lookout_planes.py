@@ -121,6 +121,27 @@ def test_the_witnesses_of_planes_outlive_a_restart() -> None:
     assert current.speakers == {MANAGEMENT: ("h2",), "storage": ("h2",)}
 
 
+@pytest.mark.parametrize(
+    ("noted", "storage", "at_once"),
+    [
+        ({"storage": ("h2",)}, SILENT, False),
+        ({"storage": ("h2",)}, SIGNED, False),
+        ({}, SILENT, False),
+        ({}, SIGNED, True),
+    ],
+)
+def test_the_first_who_reached_a_plane_is_noted_at_once(
+    noted: dict[str, tuple[str, ...]], storage: Answer, at_once: bool
+) -> None:
+    """The others have time, over every plane as where there is one."""
+    made = bench()
+    made.record("h1", witnesses=("h2",), witnesses_over=noted)
+    made.reach("h1", "h4", over={MANAGEMENT: SIGNED})
+    made.reach("h1", "h3", over={MANAGEMENT: SIGNED, "storage": storage})
+    told = [e for e in made.at(max(made.now_s, made.lookout._note_at)).told if isinstance(e, WitnessesSeen)]
+    assert bool(told) is at_once
+
+
 @pytest.mark.parametrize(("noted", "first_s"), [({"storage": ("h2",)}, 100.0), ({}, 1.0)])
 def test_a_plane_that_the_journal_does_not_know_is_tried_soon(
     noted: dict[str, tuple[str, ...]], first_s: float

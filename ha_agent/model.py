@@ -353,7 +353,8 @@ class Entry(Value, frozen=True, kw_only=True):
 class Incident(Value, frozen=True, kw_only=True):
     """One failure, from detection to closure. `boot_id`: of the host's last life. `committed_at`: when the first evacuate intent
     (notify mode: force_down) was journalled; before it a heartbeat cancels, after it S1 outranks S5 (S2b). `restarting`: the guests died with the host's last
-    boot and are started before the incident ends, whatever comes between. `report`: of the guest event."""
+    boot and are started before the incident ends, whatever comes between. `read_on`: when a device last read on beside the attempts to fence.
+    `report`: of the guest event."""
 
     id: str
     kind: Kind
@@ -401,6 +402,7 @@ class Incident(Value, frozen=True, kw_only=True):
     beat_at: float | None = None
     window: float = 0.0
     evidence_since: float = 0.0
+    read_on: dict[str, float] = {}
     contradicted: int = 0
     crosschecked: tuple[int, ...] = ()
     read_at: float = 0.0

@@ -247,7 +247,8 @@ class Executor:
 
 
 def survey(cloud: Cloud, host: str) -> Survey:
-    """Everything that Nova says of a host. One failed look-up fails the whole: half a picture is none (S9)."""
+    """Everything that Nova says of a host. One failed look-up fails the whole: half a picture is none (S9). Servers come before migrations:
+    a server that has left by then has a record in the later list, unless it was deleted."""
     servers: Sequence[Server] = cloud.servers(host)
     migrations = {m.id: m for m in cloud.migrations(host)}
     ids = {s.id for s in servers}

@@ -284,6 +284,7 @@ def _rebased(incident: Incident, policy: Policy, now_s: float) -> Incident:
         verdict_at=now_s - 1e6,
         evidence=evidence,
         evidence_since=now_s,
+        read_on={},
         committed_at=None if incident.committed_at is None else now_s,
         settle_by=None if incident.settle_by is None else now_s + settle,
         next_at=0.0,

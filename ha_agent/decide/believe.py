@@ -6,6 +6,7 @@ from ha_agent.decide import comeback, fence
 from ha_agent.decide.turn import LONG_AGO_S, Turn
 from ha_agent.model import (
     Beat,
+    CommandKind,
     Health,
     Incident,
     Mode,
@@ -195,15 +196,15 @@ def on_beat(turn: Turn, event: Beat) -> None:
 
 
 def on_power(turn: Turn, event: PowerRead) -> None:
-    """S2: any reading "on" that is younger than the evidence revokes it, whoever took it. While there is none yet, only what reads off
-    later can become it: a device that reads off, on and off again was not off in between."""
+    """S2: any reading "on" that is younger than the evidence revokes it, whoever took it. One that is taken during an attempt counts among
+    the attempt's own: a device that reads off, on and off again was not off in between."""
     incident = turn.open_for(event.host)
     if incident is None or incident.settled:
         return
     if incident.evidence is None:
-        at = max((r.at for r in event.readings if r.power is Power.ON), default=incident.evidence_since)
-        if incident.step is Step.FENCE and at > incident.evidence_since:
-            turn.put(incident, evidence_since=at)
+        seen = {r.device: r.at for r in event.readings if r.power is Power.ON}
+        if seen and turn.pending(incident, CommandKind.FENCE):
+            turn.put(incident, read_on={**incident.read_on, **seen})
         return
     since = max((r.at for r in incident.evidence.readings), default=incident.evidence.at)
     on = [r.device for r in event.readings if r.power is Power.ON and r.at > since]

@@ -210,8 +210,8 @@ def _merged(old: ServerProgress, new: ServerProgress) -> ServerProgress:
 
 
 def _gone(old: ServerProgress, survey: Survey) -> ServerProgress:
-    """A server that is on the host no more: landed by its record, or moved or deleted by somebody else. While it moves its record is shown
-    until it is deleted, and the survey listed records first."""
+    """A server that is on the host no more: landed by its record, or moved or deleted by somebody else. The survey lists servers first, so
+    of one that has landed it has the record; of one that moves, only a deletion hides it."""
     record = select.newest(survey.migrations).get(old.id)
     deleted = old.stage is ServerStage.MOVING and (record is None or record.id <= old.baseline)
     if not deleted and old.stage not in (ServerStage.WAITING, ServerStage.RETRY, ServerStage.HELD):

@@ -15,6 +15,7 @@ from ha_agent.model import (
     Outcome,
     Phase,
     Power,
+    Reading,
     ServerStage,
     Status,
     Step,
@@ -96,7 +97,8 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
     devices = _devices(policy.fencing, command.level)
     since = max(incident.opened_at, incident.evidence_since)
     if outcome.status is Status.OK:
-        result = guards.evidence_of(command.level, devices, outcome.readings, since)
+        seen_on = [Reading(device=device, power=Power.ON, at=at) for device, at in incident.read_on.items()]
+        result = guards.evidence_of(command.level, devices, (*outcome.readings, *seen_on), since)
     else:
         result = outcome.error or f"the attempt ended as {outcome.status}"
     if outcome.status is Status.FAILED and outcome.error.startswith(NOT_SENT):
@@ -109,6 +111,7 @@ def fenced(turn: Turn, incident: Incident, command: Command, outcome: Outcome) -
             incident,
             late,
             evidence=result,
+            read_on={},
             revoked="",
             rounds=0,
             read_at=turn.now.at,

@@ -293,19 +293,19 @@ def test_which_reading_revokes(power: Power, settled: bool, revokes: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("power", "at", "since"),
-    [(Power.ON, NOW, NOW), (Power.OFF, NOW, NOW - 3), (Power.UNKNOWN, NOW, NOW - 3), (Power.ON, NOW - 4, NOW - 3)],
+    ("power", "known"), [(Power.ON, {"a": 1.0, "bmc": NOW}), (Power.OFF, {"a": 1.0}), (Power.UNKNOWN, {"a": 1.0})]
 )
-def test_what_read_off_before_a_reading_on_is_no_evidence(power: Power, at: float, since: float) -> None:
-    event = PowerRead(host="h1", readings=(Reading(device="bmc", power=power, at=at),))
+def test_what_reads_on_beside_an_attempt_is_remembered(power: Power, known: dict[str, float]) -> None:
+    event = PowerRead(host="h1", readings=(Reading(device="bmc", power=power, at=NOW),))
+    fencing = asked(incident(Step.FENCE, read_on={"a": 1.0}), CommandKind.FENCE)
+    assert after(on(event, fencing)) == replace(fencing, read_on=known)
+
+
+def test_a_reading_of_a_host_that_nobody_is_switching_off_says_nothing() -> None:
+    event = PowerRead(host="h1", readings=(Reading(device="bmc", power=Power.ON, at=NOW),))
     assert on(event).state.incidents == {}
-    fencing = asked(incident(Step.FENCE, evidence_since=NOW - 3), CommandKind.FENCE)
-    assert after(on(event, fencing)) == replace(fencing, evidence_since=since)
-
-
-def test_a_reading_of_a_host_that_is_not_fenced_says_nothing() -> None:
-    told = incident(Step.ANNOUNCE, plan=TELL)
-    assert after(on(PowerRead(host="h1", readings=(Reading(device="bmc", power=Power.ON, at=NOW),)), told)) == told
+    for waiting in (incident(Step.ANNOUNCE, plan=TELL), incident(Step.FENCE)):
+        assert after(on(event, waiting)) == waiting
 
 
 # --- heartbeats of a host that is to be fenced, or was ---

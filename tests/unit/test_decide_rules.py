@@ -91,6 +91,24 @@ def test_readings_from_before_the_cancelling_are_no_evidence() -> None:
     assert after(answer(fencing, readings=(off(NOW - 4), off(NOW - 3)))).evidence is not None
 
 
+@pytest.mark.parametrize(
+    ("read_on", "proven"),
+    [
+        ({}, True),
+        ({"bmc": NOW - 4.5}, True),
+        ({"bmc": NOW - 3.5}, False),
+        ({"bmc": NOW - 2}, False),
+        ({"pdu": NOW - 3.5}, True),
+    ],
+)
+def test_a_device_that_read_on_between_two_offs_was_not_off(read_on: dict[str, float], proven: bool) -> None:
+    """Whoever read it. Another device of the host may be slower to switch."""
+    fencing = asked(incident(Step.FENCE, read_on=read_on), CommandKind.FENCE)
+    now = after(answer(fencing, readings=(off(NOW - 4), off(NOW - 3))))
+    assert (now.evidence is not None) is proven
+    assert now.read_on == ({} if proven else read_on)
+
+
 def test_the_answer_off_is_nothing_without_readings() -> None:
     decision = answer(asked(incident(Step.FENCE), CommandKind.FENCE))
     assert after(decision).evidence is None

@@ -4,7 +4,7 @@ To start Python and to import a driver takes a quarter of a second of CPU, and w
 that. A fork takes milliseconds. The nursery talks to no device and reads no secret. It dies with the controller, and its workers with it.
 
 Started as `python -m ha_agent.fencing.nursery PARENT_PID`, a SOCK_SEQPACKET socket as its stdin. Asked `fork DRIVER…` with one end of a
-connection, it answers the worker's pid with a descriptor of that process. `reap PID`: nobody needs that number any more.
+connection, it answers the worker's pid with a descriptor of that process, or why there is none. `reap PID`: nobody needs that number any more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ def main() -> None:
                 return
             kind, *words = message.decode().split()
             if kind == FORK and given:
-                _fork(asked, given[0], words, own)
+                try:
+                    _fork(asked, given[0], words, own)
+                except (OSError, ImportError) as error:  # too many processes, say: the workers that there are live on
+                    asked.send((str(error) or type(error).__name__).encode()[:MESSAGE_MAX])
+                finally:
+                    os.close(given[0])
             elif kind == REAP:
                 with contextlib.suppress(ChildProcessError, ProcessLookupError):
                     os.waitpid(int(words[0]), 0)
@@ -52,8 +57,12 @@ def _fork(asked: socket.socket, end: int, names: Sequence[str], own: int) -> Non
             _become_worker(end, own)
         finally:
             os._exit(1)
-    os.close(end)
-    process = os.pidfd_open(pid)  # it is our child and not waited for: the number is its own
+    try:
+        process = os.pidfd_open(pid)  # it is our child and not waited for: the number is its own
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     socket.send_fds(asked, [str(pid).encode()], [process])
     os.close(process)
 
@@ -61,12 +70,11 @@ def _fork(asked: socket.socket, end: int, names: Sequence[str], own: int) -> Non
 def _become_worker(end: int, parent: int) -> None:
     os.setsid()  # a group of its own, to be killed as a whole
     worker.die_with(parent)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(end, 0)
     os.dup2(end, 1)
     os.close(end)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 -- what was read ahead belongs to the nursery
-    worker.serve()
+    with os.fdopen(0, "rb") as stdin:
+        worker.serve(stdin)
     os._exit(0)
 
 

@@ -223,8 +223,8 @@ def asked(stdin: BinaryIO) -> Request | None:
         return None
 
 
-def serve() -> None:
-    """Serves requests until stdin ends, or says something else."""
+def serve(stdin: BinaryIO) -> None:
+    """Serves requests until they end, or something else is said. Lines leave on descriptor 1."""
     below.adopt_orphans()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the secret
 
@@ -240,9 +240,9 @@ def serve() -> None:
     sessions = Sessions(Boottime())
     while True:
         # The controller waits for an answer before it asks again, so that nothing waits in our own buffer.
-        if sessions.kept and not select.select([sys.stdin], [], [], KEEP_S)[0]:
+        if sessions.kept and not select.select([stdin], [], [], KEEP_S)[0]:
             sessions.drop()
-        request = asked(sys.stdin.buffer)
+        request = asked(stdin)
         if request is None:
             break
         tell(Line(kind="taken"))
@@ -258,7 +258,7 @@ def main() -> None:
     """A worker without a nursery."""
     die_with(int(sys.argv[1]))
     drivers.load(sys.argv[2:])  # the slow imports, before there is a request
-    serve()
+    serve(sys.stdin.buffer)
 
 
 if __name__ == "__main__":

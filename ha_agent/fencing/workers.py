@@ -22,9 +22,7 @@ from ha_agent.fencing.worker import Line, Request
 T = TypeVar("T")
 
 START_S = 10.0  # to start Python and import the drivers, on a busy machine
-ANSWER_S = (
-    3.0  # a nursery that has not forked by then is frozen or gone; a driver that is imported first takes a second
-)
+ANSWER_S = 3.0  # a nursery that has not forked by then is frozen or gone; to import a driver first takes a second
 LINE_MAX = 65536
 ROOT = str(Path(__file__).resolve().parents[2])  # where the nursery finds our own package, installed or not
 
@@ -118,9 +116,12 @@ class Worker:
 
 
 class Nursery:
-    """Forks workers. It starts when the first one is wanted, and anew when it is gone or does not answer. One fork at a time."""
+    """Forks workers. It starts when the first one is wanted, and anew when it is gone or does not answer within `answer_s`; `python`: what
+    runs it. One fork at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: str = sys.executable, answer_s: float = ANSWER_S) -> None:
+        self._python = python
+        self._answer_s = answer_s
         self._lock = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._socket: socket.socket | None = None
@@ -166,7 +167,7 @@ class Nursery:
         self._socket.setblocking(False)
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                self._python,
                 *("-m", "ha_agent.fencing.nursery", str(os.getpid())),
                 stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
@@ -182,10 +183,12 @@ class Nursery:
     async def _asked(self, message: bytes, end: int) -> tuple[int, int]:
         assert self._socket is not None
         socket.send_fds(self._socket, [message], [end])
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(self._answer_s):
             said, process = await self._heard()
+        if process is None and said:
+            raise DriverError(f"the fencing worker cannot be started: {said.decode(errors='replace')}")
         if process is None:
-            raise ValueError("it forked nothing")
+            raise ValueError("it has ended")
         return int(said), process
 
     async def _heard(self) -> tuple[bytes, int | None]:
@@ -214,7 +217,9 @@ class Nursery:
         if process is None:
             return
         try:
-            async with asyncio.timeout(ANSWER_S):  # its socket has ended: so does it, and what it reaped is counted
+            async with asyncio.timeout(
+                self._answer_s
+            ):  # its socket has ended: so does it, and what it reaped is counted
                 await process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
-import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from ha_agent.errors import DriverError
-from ha_agent.fencing import below, workers
+from ha_agent.fencing import below
 from ha_agent.fencing.workers import Nursery, Worker
+from tests.integration.rig import alive
+from tests.unit.heartbeat_support import until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -39,22 +40,8 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-def is_living(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def of_process(pid: int, file: str) -> bytes:
     return Path(f"/proc/{pid}/{file}").read_bytes()
-
-
-async def until(condition: Callable[[], object], within_s: float = 5.0) -> None:
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.01)
 
 
 async def test_a_worker_has_a_session_of_its_own_and_nothing_of_ours(nursery: Nursery) -> None:
@@ -65,12 +52,12 @@ async def test_a_worker_has_a_session_of_its_own_and_nothing_of_ours(nursery: Nu
         del os.environ["HA_AGENT_TEST_SECRET"]
     assert os.getsid(worker.pid) == worker.pid != os.getsid(0)
     assert b"SECRET" not in of_process(worker.pid, "environ")
-    open_files = [os.readlink(f"/proc/{worker.pid}/fd/{number}") for number in os.listdir(f"/proc/{worker.pid}/fd")]  # noqa: PTH115, PTH208
+    open_files = [os.readlink(f"/proc/{worker.pid}/fd/{number}") for number in os.listdir(f"/proc/{worker.pid}/fd")]  # noqa: PTH115, PTH208 -- names only
     assert sum(file.startswith("socket:") for file in open_files) <= 3, (
         "its own connection alone, as 0 and as its output"
     )
     await worker.kill()
-    assert not is_living(worker.pid)
+    assert not alive(worker.pid)
 
 
 async def test_a_driver_is_loaded_once_however_many_need_it(nursery: Nursery) -> None:
@@ -93,16 +80,29 @@ async def test_one_that_was_killed_takes_its_workers_along_and_is_replaced(nurse
     assert (await ready(nursery)).alive
 
 
-async def test_a_frozen_one_is_replaced_too(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "ANSWER_S", 0.3)
+async def test_a_frozen_one_is_replaced_too() -> None:
+    nursery = Nursery(answer_s=0.3)
     first = await ready(nursery)
     mother = parent_of(first.pid)
     os.kill(mother, signal.SIGSTOP)
     with pytest.raises(DriverError, match="the process that forks them does not answer"):
         await nursery.fork(())
-    assert not is_living(mother)
+    assert not alive(mother)
     second = await ready(nursery)
     assert parent_of(second.pid) != mother
+    await nursery.close()
+
+
+async def test_one_that_cannot_fork_says_so_and_keeps_the_workers_that_there_are(nursery: Nursery) -> None:
+    first = await ready(nursery)
+    mother = parent_of(first.pid)
+    files = resource.prlimit(mother, resource.RLIMIT_NOFILE)
+    resource.prlimit(mother, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{mother}/fd")) + 1, files[1]))  # noqa: PTH208 -- names only
+    with pytest.raises(DriverError, match=r"cannot be started: .*Too many open files"):
+        await nursery.fork(())
+    assert below.living(mother) == [first.pid]
+    resource.prlimit(mother, resource.RLIMIT_NOFILE, files)
+    assert parent_of((await ready(nursery)).pid) == mother
 
 
 async def test_a_caller_that_gives_up_leaves_no_worker_behind(nursery: Nursery) -> None:
@@ -117,15 +117,14 @@ async def test_a_caller_that_gives_up_leaves_no_worker_behind(nursery: Nursery) 
 
 async def test_none_of_them_keeps_a_descriptor_of_ours(nursery: Nursery) -> None:
     await (await ready(nursery)).kill()
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 -- names only
     for _ in range(20):
         await (await ready(nursery)).kill()
-    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 -- names only
 
 
-async def test_where_python_cannot_start_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    broken = Nursery()
+async def test_where_python_cannot_start_it_is_said() -> None:
+    broken = Nursery(python="/nowhere/python")
     with pytest.raises(DriverError, match="cannot be started: No such file or directory"):
         await broken.fork(())
     await broken.close()

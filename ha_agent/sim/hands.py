@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from ha_agent.controller.effects import AckGuest, AnyEffect, AskWitness, Do, ReadBmc, ReadNova
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import DriverError, Unanswered
@@ -201,9 +203,14 @@ class Hands:
 
     def _reading(self, host: str, device: str) -> Reading:
         """As a fencing worker reports it: of another machine than was learned it only says that it is another one."""
+        found = self._looked(host, device)
+        if self._may_switch(host, device, found.machine):
+            return found
+        error = f"wrong machine: it says that it is {found.machine}"
+        return msgspec.structs.replace(found, power=Power.UNKNOWN, error=error)
+
+    def _looked(self, host: str, device: str) -> Reading:
         power, error, says = self._world.read(self._owner.name, host, device)
-        if not self._may_switch(host, device, says):
-            power, error = Power.UNKNOWN, f"wrong machine: it says that it is {says}"
         at, wall = self._owner.now(), self._owner.clock.wall()
         return Reading(device=device, power=power, at=at, wall=wall, machine=says, error=error)
 
@@ -214,11 +221,7 @@ class Hands:
 
     def check(self, host: str, level: int, devices: tuple[str, ...]) -> None:
         """The periodic look at the devices of a level, in which nothing is expected of them."""
-        readings = []
-        for device in devices:
-            power, error, says = self._world.read(self._owner.name, host, device)
-            at, wall = self._owner.now(), self._owner.clock.wall()
-            readings.append(Reading(device=device, power=power, at=at, wall=wall, machine=says, error=error))
+        readings = [self._looked(host, device) for device in devices]
         self._owner.saw(self._owner.name, tuple((r.device, r.power, r.machine, r.error) for r in readings))
         self._owner.checked(host, level, readings)
 

@@ -24,7 +24,7 @@ DEVICES = (
 RULES: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("spawn fails",), AFTER_MOVES, "no evacuation is under way any more, and none follows"),
     (("BMC restores power",), ("verify", "settle"), "it is switched on by us before its policy does"),
-    (DESTINATION, ("restart", "reboot"), "nothing was moved"),
+    (DESTINATION, ("reboot",), "nothing was moved"),
     (OFF, AFTER_FENCE, "the fault shows only when the device is told to switch off, and that is over"),
     (DEVICES, AFTER_POWER_ON, "no device is asked anything any more, but for its health now and then"),
     (("switched on", "BMC restores power"), AFTER_POWER_ON, "the host is on already"),

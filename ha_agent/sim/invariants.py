@@ -52,9 +52,7 @@ class Judge:
         self._heard_since: dict[tuple[str, str], float] = {}
         self._reached_since: dict[str, float] = {}
         self._evacuated: set[str] = set()  # hosts whose servers began to move and that did not come back yet
-        self._moving: set[str] = (
-            set()
-        )  # of those: hosts whose servers we move, until it is told that nothing more is moved
+        self._moving: set[str] = set()  # of those: whose servers we move, until we tell that this is over
         self._gate_open: set[str] = set()
         self._fences: dict[str, tuple[float, str]] = {}  # incident -> when and which host: the first off of each
         self._lost: dict[str, float] = {}  # server -> when the answer to its evacuation was found lost

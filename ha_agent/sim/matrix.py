@@ -19,7 +19,7 @@ STAGES_PER_50 = (
 )
 LAG = 4  # stages that are under way at a time
 Wanted = dict[str, list[str]]  # faults by step
-POOR = 1 / 2  # a pair is left out of a story where it counts so much more rarely than in the best one
+POOR = 3 / 4  # a pair is left out of a story where it counts so much more rarely than in the best one
 
 
 @dataclass

@@ -24,7 +24,7 @@ EVACUATION = "evacuation"
 LIVE_MIGRATION = "live-migration"
 REBUILDING, SPAWNING = "rebuilding", "rebuild_spawning"
 UNFINISHED = ("accepted", "pre-migrating")
-REBOOT_DURING = ("rebooting", "rebooting_hard", "resuming", "pausing", "unpausing", "suspending")  # of a hard reboot
+REBOOT_DURING = ("rebooting", "rebooting_hard", "resuming", "pausing", "unpausing", "suspending")  # tasks
 FIRST_STOPPING_MICROVERSION = (2, 95)  # from here on an evacuated server lands stopped
 
 

@@ -76,7 +76,7 @@ class Requests:
             case CommandKind.SURVEY:
                 survey = self._survey(host)
             case CommandKind.FOLLOW:
-                rows = [m for m in nova.listed() if m.source == host and m.kind == EVACUATION]
+                rows = [m for m in self._listed() if m.source == host and m.kind == EVACUATION]
                 survey = Survey(migrations=_migrations(rows))
             case CommandKind.LIST_SERVERS:
                 survey = Survey(servers=self._servers(command.hosts))
@@ -99,9 +99,14 @@ class Requests:
         """As the Cloud port promises: a server that left, or that is on its way by a record the caller has not judged, is left alone."""
         if self._nova.server(server).host != host:
             raise DriverError(f"it is on {self._nova.server(server).host}")
-        mine = [m for m in self._nova.listed() if m.server == server and m.kind == EVACUATION]
+        mine = [m for m in self._listed() if m.server == server and m.kind == EVACUATION]
         if any(m.status in UNFINISHED and m.id > judged for m in mine):
             raise DriverError("an evacuation of it is not finished")
+
+    def _listed(self) -> list[SimMigration]:
+        """Records are kept in the cell of their hosts."""
+        lack = self._world.weather.lists_lack
+        return [m for m in self._nova.listed() if m.source not in lack]
 
     def _servers(self, hosts: Sequence[str]) -> tuple[Server, ...]:
         lack = self._world.weather.lists_lack
@@ -114,7 +119,7 @@ class Requests:
         ids = {s.id for s in servers}
         rows = [
             m
-            for m in self._nova.listed()
+            for m in self._listed()
             if host in (m.source, m.dest) or (m.server in ids and m.kind == EVACUATION and m.status in UNFINISHED)
         ]
         return Survey(servers=servers, migrations=_migrations(rows), service=self.service(host))

@@ -22,6 +22,7 @@ from ha_agent.sim.simulation import PROTECTED, Simulation
 from ha_agent.sim.timeline import stream
 
 SUBJECT = "h2"
+HOSTS = (3, 3, 4)
 BEGINS_S = 18.0  # every host is known and was reached by then, and is asked about again
 BOOT_S = 1.2
 COMPUTE_START_S = 1.0
@@ -126,7 +127,7 @@ class Stage:
         story, chance = self.story, self.chance
         detection = Detection(
             heartbeat_interval_s=chance.choice((2.4, 2.5)),
-            probe_interval_s=chance.choice((3.0, 4.0)),
+            probe_interval_s=chance.choice((5.0, 6.0)),
             probes=chance.choice((2, 3)),
             down_after_s=chance.choice((8.0, 9.0)),
             suspect_after_s=5.0,
@@ -139,7 +140,7 @@ class Stage:
             f"h{n}": HostPolicy(
                 name=f"h{n}", domain=f"rack{n % 2}", detection=detection, fencing=fencing, recovery=story.recovery
             )
-            for n in range(1, 5)
+            for n in range(1, 1 + chance.choice(HOSTS))
         }
         return Policy(
             lease_s=LEASE_S, hosts=hosts, detection=detection, storm=Storm(max_share=0.5), guest_mode=story.guest_mode
@@ -219,7 +220,7 @@ class Stage:
     def strike(self, fault: faults.Fault) -> list[str]:
         """A fault strikes now: its lines."""
         self.struck_at = self.sim.world.now
-        self._mended = False
+        self._mended = False  # what its own story broke may be, but not this
         return faults.strike(fault, self.sim, stream(self.seed, f"{fault.name} at {self.lines}"), SUBJECT, PACE)
 
     def finish(self) -> None:

@@ -32,7 +32,7 @@ class Weather:
     def __init__(self, chance: random.Random) -> None:
         self.shares: dict[Trouble, float] = {}
         self.rows_unknown: set[str] = set()  # hosts whose cell is down: their rows lack what only the cell knows
-        self.lists_lack: set[str] = set()  # hosts whose servers are missing from lists
+        self.lists_lack: set[str] = set()  # hosts whose servers and migrations are missing from lists
         self._chance = chance
 
     def set(self, trouble: Trouble, share: float) -> None:

@@ -94,9 +94,7 @@ class World:
         self.attempts: list[Attempt] = []
         self.changed_at = 0.0  # when something was last broken or mended
         self.controller_planes: tuple[str, ...] = ()  # that controllers have, besides the management plane
-        self.lied: set[str] = (
-            set()
-        )  # hosts of which a device lied, until it does no more and their incident is closed: a limit
+        self.lied: set[str] = set()  # hosts of which a device lied (a limit), until it ends with an incident
         for name, host in policy.hosts.items():
             names = [d for level in host.fencing.levels for d in level]
             self.hosts[name] = row = Host(name, host.domain, {d: Device(d) for d in names})

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ha_agent.sim.bmc import PASSWORD
 from tests.benchmarks.fencing_contender import CONTENDERS
-from tests.benchmarks.remote import head
+from tests.benchmarks.report import head, report, tell
 
 SIZES = (1, 10, 50, 200)
 HANG, REFUSE = 0.10, 0.05
@@ -156,12 +156,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where the result is written")
     given = parser.parse_args()
     first = head("bench-fencing")
-    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
     results = asyncio.run(measure(given.sizes, given.deadline, tell))
-    text = f"{first}\n\n{table(results)}\n\n{NOTES}\n"
-    print(text)
-    if given.keep is not None:
-        given.keep.write_text(text)
+    report(first, table(results), NOTES, given.keep)
     return 0
 
 

@@ -11,12 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import datetime
 import os
-import platform
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +30,7 @@ from ha_agent.policy import Detection
 from tests.benchmarks import heartbeat_plan as plan
 from tests.benchmarks import heartbeat_yardstick as yardstick
 from tests.benchmarks.heartbeat_report import NOTES, Result, table
+from tests.benchmarks.report import head, tell
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "docs" / "bench-heartbeat.txt"
@@ -307,26 +305,13 @@ def judge(lines: Sequence[dict[str, Any]], farm: Sequence[dict[str, Any]], resul
     result.fenced = len(fenced & dead.keys())
 
 
-def _machine() -> str:
-    """Not where it is, but what it is like."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    commit, today = described.stdout.strip() or "unknown", datetime.datetime.now(datetime.UTC).date()
-    load = os.getloadavg()[0]
-    return (
-        f"make bench-heartbeat, {today}, commit {commit}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-        f"load {load:.1f} before it began"
-    )
-
-
 async def run(numbers: Sequence[int], options: Options) -> tuple[str, bool]:
     """All of it. Returns what is to be kept, and whether nobody was harmed."""
-    head = _machine()
+    first = head("bench-heartbeat")
     results = []
     for hosts in numbers:
-        results.append(await measure(hosts, options, lambda text: print(text, file=sys.stderr, flush=True)))
-    text = f"{head}\n\n{table(results)}\n\n{NOTES}\n"
+        results.append(await measure(hosts, options, tell))
+    text = f"{first}\n\n{table(results)}\n\n{NOTES}\n"
     print(text)
     for result in results:
         for what in (*result.false, *list(result.beside.values())[:5]):

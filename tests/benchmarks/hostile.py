@@ -25,7 +25,7 @@ from pathlib import Path
 from ha_agent.heartbeat.monitor import Monitor
 from ha_agent.model import Answer
 from ha_agent.system import SystemClock, SystemRandom
-from tests.benchmarks.remote import head
+from tests.benchmarks.report import head, report, tell
 from tests.integration.attacker import ATTACKS, MAY_ENTER
 from tests.integration.honest import INTERVAL_S, Heard, World, monitored, percentiles, process, unharmed
 from tests.unit.heartbeat_support import until
@@ -200,11 +200,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where the result is written")
     given = parser.parse_args()
     first = f"{head('bench-hostile')}, windows of {given.seconds:g} s"
-    results = asyncio.run(measure(tuple(ATTACKS), given.seconds, lambda text: print(text, file=sys.stderr, flush=True)))
-    text = f"{first}\n\n{table(results, given.seconds)}\n\n{NOTES}\n"
-    print(text)
-    if given.keep is not None:
-        given.keep.write_text(text)
+    results = asyncio.run(measure(tuple(ATTACKS), given.seconds, tell))
+    report(first, table(results, given.seconds), NOTES, given.keep)
     return 0
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import datetime
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -32,6 +30,7 @@ from ha_agent.model import Answer
 from ha_agent.ports import AnyObservation, Heartbeat, ProbeAnswered
 from ha_agent.system import SystemClock, SystemRandom
 from tests.benchmarks.process import Cost, cost
+from tests.benchmarks.report import head, report, tell
 from tests.unit.heartbeat_support import closed_port, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -273,18 +272,6 @@ def table(results: Sequence[Measured]) -> str:
     )
 
 
-def head(what: str) -> str:
-    """When and on what it was measured, without saying where."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    commit, today = described.stdout.strip() or "unknown", datetime.datetime.now(datetime.UTC).date()
-    return (
-        f"make {what}, {today}, commit {commit}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f} before it began"
-    )
-
-
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -292,11 +279,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where the result is written")
     given = parser.parse_args()
     first = f"{head('bench-remote')}, windows of {given.seconds:g} s"
-    results = asyncio.run(measure(given.seconds, lambda text: print(text, file=sys.stderr, flush=True)))
-    text = f"{first}\n\n{table(results)}\n\n{NOTES}\n"
-    print(text)
-    if given.keep is not None:
-        given.keep.write_text(text)
+    results = asyncio.run(measure(given.seconds, tell))
+    report(first, table(results), NOTES, given.keep)
     return 0
 
 

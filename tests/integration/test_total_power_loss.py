@@ -37,13 +37,6 @@ def power_is_gone(rig: Rig) -> None:
     assert not rig.bmcs[HOST].host_alive()
 
 
-async def blocked(rig: Rig, alarm_s: float) -> str:
-    """Waits until `status` says that the host is down and that its fencing fails, within the bound. What it says then."""
-    await rig.until(lambda: bool(rig.incidents()), alarm_s + BUSY_S, "somebody is told within the printed bound")
-    await rig.until(lambda: any(i.blocked for i in rig.incidents()), 30, "level 1 fails")
-    return (await rig.cli("status"))[1]
-
-
 async def alarm_bound_s(rig: Rig) -> float:
     """As `config check` prints it."""
     code, text = await rig.cli("config", "check", str(rig.directory / "controller.yaml"))
@@ -51,6 +44,15 @@ async def alarm_bound_s(rig: Rig) -> float:
     found = re.search(r"alarm(?:ed)?\D*([0-9.]+) s", text)
     assert found, text
     return float(found[1])
+
+
+async def blocked(rig: Rig) -> str:
+    """The power goes. Waits until `status` says that the host is down and that its fencing fails, within the bound. What it says then."""
+    alarm_s = await alarm_bound_s(rig)
+    power_is_gone(rig)
+    await rig.until(lambda: bool(rig.incidents()), alarm_s + BUSY_S, "somebody is told within the printed bound")
+    await rig.until(lambda: any(i.blocked for i in rig.incidents()), 30, "level 1 fails")
+    return (await rig.cli("status"))[1]
 
 
 async def test_a_fence_agent_at_level_2_proves_it_off(tmp_path: Path) -> None:
@@ -90,9 +92,7 @@ async def test_without_one_it_says_what_to_type_and_goes_on_when_the_bmc_is_back
     async with Rig(tmp_path / "rig") as rig:
         await rig.start_controller()
         await rig.ready()
-        alarm_s = await alarm_bound_s(rig)
-        power_is_gone(rig)
-        text = await blocked(rig, alarm_s)
+        text = await blocked(rig)
         assert f"ha-agent confirm-fenced {HOST}" in text
         assert rig.nova.told == [], "nothing is believed without evidence"
         assert not any(i.evidence for i in rig.incidents())
@@ -108,9 +108,7 @@ async def test_a_person_who_holds_the_plug_confirms(tmp_path: Path) -> None:
     async with Rig(tmp_path / "rig") as rig:
         await rig.start_controller()
         await rig.ready()
-        alarm_s = await alarm_bound_s(rig)
-        power_is_gone(rig)
-        await blocked(rig, alarm_s)
+        await blocked(rig)
         code, text = await rig.cli("confirm-fenced", HOST, "--reason", "both plugs are out", "--yes")
         assert code == 0, text
         await rig.until(lambda: moved(rig), 60, "the servers run elsewhere")

@@ -139,7 +139,10 @@ def test_the_oldest_closed_incidents_are_forgotten() -> None:
 
 
 def test_times_of_another_boot_are_void() -> None:
-    loaded = journal.load(stored(STATE, "other"), POLICY, 7.0, "boot").incidents["i-1"]
+    read = msgspec.structs.replace(STATE, incidents={"i-1": msgspec.structs.replace(INCIDENT, read_on={"bmc": 49.0})})
+    assert journal.load(stored(read), POLICY, 7.0, "boot").incidents["i-1"].read_on == {"bmc": 49.0}
+    loaded = journal.load(stored(read, "other"), POLICY, 7.0, "boot").incidents["i-1"]
+    assert loaded.read_on == {}
     assert loaded.evidence is None, "readings of another boot are no evidence"
     assert (loaded.committed_at, loaded.settle_by, loaded.stage_at) == (7.0, 7.0 + 3600.0, {})
     assert loaded.servers[0].next_at == 7.0 + 60.0

@@ -130,7 +130,8 @@ class Judge:
             if now < c.sick_until:
                 self._deaths.pop(name, None)  # the bounds hold for a controller in good health
             key = (c.name, name)
-            if c.engine is None or c.paused or not host.speaks or not world.reach(c.name, name):
+            deaf = c.engine is None or c.paused or name not in c.policy.hosts
+            if deaf or not host.speaks or not world.reach(c.name, name):
                 self._heard_since.pop(key, None)
         if host.speaks and not world.network.poor and self._all_reach(name):
             self._reached_since.setdefault(name, now)

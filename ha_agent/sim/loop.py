@@ -306,12 +306,12 @@ class Process:
     # --- what reaches it ---
 
     def pulse(self, host: str) -> None:
-        """One heartbeat interval of one host's connection."""
+        """One heartbeat interval of one host's connection. None is kept to a host that is not in the inventory."""
+        engine = self.engine
+        if engine is None or host not in self.policy.hosts:
+            return
         row = self.world.hosts[host]
         connected = self.world.reach(self.name, host)
-        engine = self.engine
-        if engine is None:
-            return
         if connected and row.speaks:
             self._misses[host] = 0
             row.heard = True

@@ -91,7 +91,11 @@ class Person:
             sim.order(Order.UNPAUSE)
         for name, row in sorted(leader.engine.state.hosts.items()):
             if row.maintenance and name in sim.world.hosts and sim.world.hosts[name].speaks:
-                sim.order(Order.MAINTENANCE_OFF, name)
+                since = self._stands_since.setdefault((name, "maintenance"), sim.world.now)
+                if sim.world.nova.hosts[name].works or sim.world.now - since >= self._patience_s:
+                    sim.order(Order.MAINTENANCE_OFF, name)
+            else:
+                self._stands_since.pop((name, "maintenance"), None)
         if self._chance.random() < 0.1:
             self._reset_states()
 

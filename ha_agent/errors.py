@@ -61,5 +61,13 @@ class DriverError(HaAgentError):
     """A driver says for certain that the effect did not happen."""
 
 
+class Rejected(DriverError):
+    """It was refused for what it is: the same again would be refused again."""
+
+
 class Unanswered(HaAgentError):
     """The answer was lost: the effect may or may not have happened (S9). Look before deciding."""
+
+
+class OutOfTime(Unanswered):
+    """The clock forbids more. Not a DriverError: what went before may have had its effect (S9)."""

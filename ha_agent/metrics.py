@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from ha_agent import __version__
 from ha_agent.api.facade import DeviceHealth, Facade, HostViewSummary, LeaderInfo
 from ha_agent.model import Phase, State, Step, Value, Verdict
+from ha_agent.ports import Delivery
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 BUCKETS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -38,10 +39,6 @@ KNOWN: Mapping[str, tuple[str, str, str]] = {
     "foreign_claims": ("counter", "foreign_claims", "Reports of another claimant of our hosts"),
     "outcomes": ("counter", "command_outcomes", "Commands that ended"),
     "api_calls": ("counter", "nova_requests", "Requests to Nova"),
-    "outbox_backlog": ("gauge", "outbox_backlog", "Notifications that wait for the bus"),
-    "outbox_published": ("counter", "outbox_published", "Notifications that the bus has taken"),
-    "outbox_failures": ("counter", "outbox_failures", "Attempts to publish that failed"),
-    "outbox_dropped": ("counter", "outbox_dropped", "Notifications dropped because too many waited"),
     "wire_malformed_frames": ("counter", "malformed_frames", "Connections closed because of a malformed frame"),
     "wire_refused_identities": ("counter", "refused_identities", "Valid certificates of the wrong name or role"),
     "wire_handshake_failures": ("counter", "handshake_failures", "TLS handshakes that did not come about"),
@@ -63,6 +60,7 @@ class Snapshot(Value, frozen=True, kw_only=True):
     state: State
     views: dict[str, HostViewSummary]
     devices: tuple[DeviceHealth, ...]
+    deliveries: tuple[Delivery, ...] = ()
     leader: LeaderInfo
     ready: tuple[str, ...]
     numbers: dict[str, float]
@@ -74,6 +72,7 @@ class Snapshot(Value, frozen=True, kw_only=True):
             state=facade.state(),
             views=dict(facade.views()),
             devices=tuple(facade.devices()),
+            deliveries=tuple(facade.deliveries()),
             leader=facade.leader(),
             ready=tuple(facade.ready()),
             numbers=dict(facade.counters()),
@@ -105,6 +104,7 @@ class SnapshotCollector(Collector):
         yield from _hosts(snapshot.views, snapshot.state)
         yield from _incidents(snapshot.state)
         yield from _devices(snapshot.devices)
+        yield from _deliveries(snapshot.deliveries)
         yield from _numbers(snapshot.numbers)
 
 
@@ -210,6 +210,22 @@ def _devices(devices: Sequence[DeviceHealth]) -> Iterator[Metric]:
     yield from (healthy, age)
 
 
+def _deliveries(deliveries: Sequence[Delivery]) -> Iterator[Metric]:
+    backlog = _gauge("outbox_backlog", "Notifications that wait for whom they are for", "to")
+    yield backlog
+    counters = {
+        "published": _counter("outbox_published", "Notifications that were taken", "to"),
+        "failures": _counter("outbox_failures", "Attempts that failed and are repeated", "to"),
+        "rejected": _counter("outbox_rejected", "Notifications that were refused for good", "to"),
+        "dropped": _counter("outbox_dropped", "Notifications dropped because too many waited", "to"),
+    }
+    for each in deliveries:
+        backlog.add_metric([each.name], each.backlog)
+        for name, counter in counters.items():
+            counter.add_metric([each.name], getattr(each, name))
+    yield from counters.values()
+
+
 def _numbers(numbers: Mapping[str, float]) -> Iterator[Metric]:
     others = _gauge("number", "Other numbers of the daemon, by name", "name")
     for name, value in sorted(numbers.items()):
@@ -226,6 +242,10 @@ def _numbers(numbers: Mapping[str, float]) -> Iterator[Metric]:
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"ha_agent_{name}", text, labels=labels)
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"ha_agent_{name}", text, labels=labels)
 
 
 def _one(name: str, text: str, value: float, **labels: str) -> Metric:

@@ -345,5 +345,27 @@ class Bus(Protocol):
     def close(self) -> None: ...
 
 
+class Sink(Protocol):
+    """Who is to have notifications: a bus, a hook, a webhook. Raises DriverError or Unanswered where it is to be tried again, Rejected where
+    that would be in vain. Bounded in time, and never in the loop's way. At least once: a repeat has the same ids."""
+
+    async def publish(self, notification: Notification) -> None: ...
+    async def close(self) -> None:
+        """What is kept open for the next one is closed."""
+
+
+class Delivery(Value, frozen=True, kw_only=True):
+    """How it goes with one of those who are told of everything: the bus, a hook, a webhook. `published`: it has so many; `failures`: attempts that are repeated; `rejected`: refused for good;
+    `dropped`: too many waited."""
+
+    name: str
+    backlog: int
+    published: int
+    failures: int
+    rejected: int
+    dropped: int
+    last_error: str
+
+
 Observer = Callable[[AnyObservation], None]
 Labels = Mapping[str, str]

@@ -146,7 +146,8 @@ def credentials(sock: socket.socket) -> tuple[int, tuple[int, ...]]:
 
 async def _name(uid: int) -> str:
     try:
-        entry = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, pwd.getpwuid, uid), NAME_S)
+        async with asyncio.timeout(NAME_S):
+            entry = await asyncio.get_running_loop().run_in_executor(None, pwd.getpwuid, uid)
     except (KeyError, TimeoutError):
         return f"uid:{uid}"
     return entry.pw_name

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ha_agent.model import Health, Mode, Operator, Power, ServerProgress, State, Value, Verdict
+from ha_agent.ports import Delivery
 
 
 class HostViewSummary(Value, frozen=True, kw_only=True):
@@ -115,6 +116,9 @@ class Facade(Protocol):
 
     def devices(self) -> Sequence[DeviceHealth]:
         """Every fencing device of every host."""
+
+    def deliveries(self) -> Sequence[Delivery]:
+        """Everybody who is told of what happens."""
 
     def leader(self) -> LeaderInfo: ...
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ha_agent.config import build, merge, places, rules, schema, yamlfile
+from ha_agent.config import build, merge, places, rules, schema, told, yamlfile
 from ha_agent.config.devices import Inventory, Secrets, check_fencing
 from ha_agent.config.findings import Findings
 from ha_agent.config.problems import from_pydantic
@@ -159,8 +159,12 @@ class _Builder:
         self._levels(common, overridden, matched)
         inventory.finish()
         self._warnings(matched, used)
-        bus, http, store = (
-            places.bus(findings, model, self._secrets),
+        bus, hooks, webhooks = (
+            told.bus(findings, model, self._secrets),
+            told.hooks(findings, model, self._path.parent, check=self._secrets.checked),
+            told.webhooks(findings, model, self._secrets, self._path.parent),
+        )
+        http, store = (
             places.http(findings, model, self._secrets, self._path.parent),
             places.store(findings, model, self._path.parent),
         )
@@ -174,6 +178,8 @@ class _Builder:
             pki_directory=str(self._path.parent / model.pki.directory),
             pki=PkiSettings(warn_days=model.pki.warn_days, urgent_days=model.pki.urgent_days),
             bus=bus,
+            hooks=hooks,
+            webhooks=webhooks,
             http=http,
             store=store,
             warnings=tuple(findings.warnings),
@@ -271,8 +277,6 @@ class _Builder:
                 ("store", "lease_s"),
                 "is above three times detection.down_after_s: a take-over costs more than the detection",
             )
-        if model.notifications.hooks.directory is not None:
-            warn(("notifications", "hooks", "directory"), "hooks are not run by this version")
         if model.guests.watchdog == "auto":
             warn(
                 ("guests", "watchdog"),

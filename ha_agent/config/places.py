@@ -1,4 +1,4 @@
-"""Hosts, the bus, HTTP and the store: addresses that are addresses, names that are one host's, files that can be read."""
+"""Hosts, HTTP and the store: addresses that are addresses, names that are one host's, files that can be read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 from ha_agent.config import schema
 from ha_agent.config.devices import Secrets, canonical, is_address
 from ha_agent.config.findings import Findings
-from ha_agent.config.values import BusSettings, HttpSettings, StoreSettings
+from ha_agent.config.values import HttpSettings, StoreSettings
 from ha_agent.config.yamlfile import FieldPath
 from ha_agent.planes import MANAGEMENT, MAX_PLANES
 
-MAX_URL_FILE = 4096
 PLANE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
@@ -138,37 +137,3 @@ def store(findings: Findings, model: schema.Controller, directory: Path) -> Stor
     if scheme != "sqlite" or not path:
         findings.add(("store", "url"), "is not a store of this version", 'use "sqlite:////absolute/path/store.db"')
     return StoreSettings(path=str(directory / path))
-
-
-def bus(findings: Findings, model: schema.Controller, secrets: Secrets) -> BusSettings:
-    """The bus's settings."""
-    settings, at = model.notifications.bus, ("notifications", "bus")
-    url = settings.url
-    where = (*at, "url")
-    if settings.url_file is not None:
-        path, problem = secrets.find(settings.url_file)
-        where = (*at, "url_file")
-        try:
-            url = "" if problem else path.read_text(encoding="utf-8")[:MAX_URL_FILE].strip()
-        except (OSError, UnicodeDecodeError):
-            url = ""
-        if problem:
-            findings.add(
-                where, problem, "make a file that holds the URL, which only the user ha-agent can read (mode 0400)"
-            )
-            url = "memory://"
-    scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in ("memory", "amqp", "amqps", "pyamqp"):
-        findings.add(where, "is not the URL of a bus", 'use "amqp://user@host:5672/vhost", or "memory://" for none')
-    if settings.quorum and not settings.durable:
-        findings.add(
-            (*at, "quorum"),
-            "is true, but durable is false: a quorum queue is always durable",
-            "use durable: true",
-            (*at, "durable"),
-        )
-    if model.notifications.webhooks:
-        findings.add(("notifications", "webhooks"), "are not sent by this version", "remove them; use the bus")
-    return BusSettings(
-        url=url, exchange=settings.exchange, topic=settings.topic, durable=settings.durable, quorum=settings.quorum
-    )

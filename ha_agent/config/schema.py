@@ -195,10 +195,20 @@ class Hooks(Section):
     timeout_s: Seconds = 30
 
 
+class Webhook(Section):
+    name: Word | None = None
+    url: Word | None = None
+    url_file: Word | None = None
+    secret_file: Word | None = None
+    ca_file: Word | None = None
+    timeout_s: Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False)] = 10
+    events: list[Word] = ["*"]
+
+
 class Notifications(Section):
     bus: Bus = Bus()
     hooks: Hooks = Hooks()
-    webhooks: list[Any] = []
+    webhooks: Annotated[list[Webhook], Field(max_length=32)] = []
 
 
 class SocketRoles(Section):

@@ -43,6 +43,25 @@ class BusSettings(Value, frozen=True, kw_only=True):
     quorum: bool = False
 
 
+class HookSettings(Value, frozen=True, kw_only=True):
+    """The programs that are run for each notification. `directory`: empty: none are."""
+
+    directory: str = ""
+    timeout_s: float = 30.0
+
+
+class WebhookSettings(Value, frozen=True, kw_only=True):
+    """A URL to which each notification is posted. `url` and `secret` are secrets. `events`: patterns of event types; `ca_file`: empty: the
+    system's authorities."""
+
+    name: str
+    url: str
+    secret: bytes = b""
+    events: tuple[str, ...] = ("*",)
+    timeout_s: float = 10.0
+    ca_file: str = ""
+
+
 class HttpSettings(Value, frozen=True, kw_only=True):
     """The API. `socket_roles`: role -> Unix groups whose members have it on the socket."""
 
@@ -80,6 +99,8 @@ class Loaded(Value, frozen=True, kw_only=True):
     pki_directory: str = "/etc/ha-agent/pki"
     pki: PkiSettings = PkiSettings()
     bus: BusSettings = BusSettings()
+    hooks: HookSettings = HookSettings()
+    webhooks: tuple[WebhookSettings, ...] = ()
     http: HttpSettings = HttpSettings()
     store: StoreSettings = StoreSettings()
     warnings: tuple[str, ...] = ()

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import logging
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from ha_agent import config, logs, sdnotify
 from ha_agent.api.http import serve
+from ha_agent.config.hookdir import find
 from ha_agent.controller.daemon import Controller
 from ha_agent.controller.engine import SEND_SHARE
 from ha_agent.errors import ConfigError, HaAgentError
@@ -22,7 +25,11 @@ from ha_agent.heartbeat.link import Endpoint, MonitorOptions
 from ha_agent.heartbeat.monitor import Monitor
 from ha_agent.model import Phase
 from ha_agent.notify.bus import KombuBus
-from ha_agent.notify.outbox import Outbox
+from ha_agent.notify.deliveries import BUS, Deliveries
+from ha_agent.notify.hooks import AT_ONCE, Hook
+from ha_agent.notify.outbox import Threaded
+from ha_agent.notify.webhook import Webhook
+from ha_agent.ports import Clock, Sink
 from ha_agent.recovery.nova import NovaCloud
 from ha_agent.store.sqlite import SqliteStore
 from ha_agent.system import SystemClock, SystemRandom
@@ -104,10 +111,36 @@ def compose(loaded: config.Loaded, on_line: Callable[[str], None] = lambda line:
             Path(loaded.pki_directory), endpoints(loaded), observe, clock, random, options=options
         ),
         fencer=lambda expect: WorkerFencer(topology(loaded), clock, expect, send_within_s=send_within_s),
-        outbox=Outbox(store, bus, random),
+        outboxes=Deliveries(store, random, {BUS: Threaded(bus), **told(loaded, clock)}),
         drivers=drivers(loaded),
         on_line=on_line,
     )
+
+
+def told(loaded: config.Loaded, clock: Clock) -> dict[str, Sink]:
+    """The hooks and webhooks, by name."""
+    source = f"ha-agent/{quote(loaded.cloud)}"  # of all its controllers: who takes over may repeat an event
+    out: dict[str, Sink] = {}
+    if loaded.hooks.directory:
+        slots = asyncio.Semaphore(AT_ONCE)
+        try:
+            programs = find(Path(loaded.hooks.directory)).programs
+        except OSError as error:
+            log.error("no hook is run: %s: %s", loaded.hooks.directory, error.strerror)
+            programs = ()
+        for program in programs:
+            out[f"hook {program.name}"] = Hook(program, source, slots, clock.now, timeout_s=loaded.hooks.timeout_s)
+    for each in loaded.webhooks:
+        out[f"webhook {each.name}"] = Webhook(
+            each.url,
+            source,
+            clock.wall,
+            secret=each.secret,
+            events=each.events,
+            timeout_s=each.timeout_s,
+            tls=ssl.create_default_context(cafile=each.ca_file) if each.ca_file else None,
+        )
+    return out
 
 
 def reload(controller: Controller, path: str) -> None:
@@ -119,6 +152,8 @@ def reload(controller: Controller, path: str) -> None:
             log.error("not reloaded: %s: %s; %s", field, problem, fix)
         return
     controller.set_policy(loaded.policy, endpoints(loaded), topology(loaded), drivers(loaded))
+    if controller.outboxes is not None:
+        controller.outboxes.set_sinks({BUS: controller.outboxes.sink(BUS), **told(loaded, controller.clock)})
     log.info("reloaded %s; store, bus, http, cloud and the pki section are taken at the next start", path)
 
 

@@ -20,13 +20,14 @@ from ha_agent.controller.summaries import summaries
 from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
-from ha_agent.notify.outbox import Outbox
+from ha_agent.notify.deliveries import Deliveries
 from ha_agent.planes import listed
 from ha_agent.policy import Policy
 from ha_agent.ports import (
     AnyObservation,
     Clock,
     Cloud,
+    Delivery,
     Fencer,
     ForeignClaim,
     Heartbeat,
@@ -61,7 +62,7 @@ class Controller:
         cloud: Cloud,
         monitor: Callable[[Observe], Monitor],
         fencer: Callable[[Callable[[str, str], str | None]], Fencer],
-        outbox: Outbox | None,
+        outboxes: Deliveries | None,
         drivers: dict[tuple[str, str], str] | None = None,
         on_line: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -69,7 +70,7 @@ class Controller:
         self.store = store
         self.clock = clock
         self._cloud = cloud
-        self._outbox = outbox
+        self.outboxes = outboxes
         self._on_line = on_line
         self._events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self._seq = 0
@@ -121,7 +122,8 @@ class Controller:
             while not self._stopping:
                 self._turn()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._wait_s())
+                    async with asyncio.timeout(self._wait_s()):
+                        await self._wake.wait()
                 self._wake.clear()
         finally:
             for each in beside:
@@ -168,8 +170,8 @@ class Controller:
         self._feel()
         self.engine.tick()
         self.executor.carry_out(self.engine.effects())
-        if self.engine.told != self._told and self._outbox is not None:
-            self._outbox.wake(self.engine.told - self._told)
+        if self.engine.told != self._told and self.outboxes is not None:
+            self.outboxes.wake(self.engine.told - self._told)
         self._told = self.engine.told
         self._publish()
         # epoch 0 claims nothing: a standby only wants to hear of foreign stores
@@ -192,11 +194,11 @@ class Controller:
         self.engine.lookout.feel(own)
 
     def _publish(self) -> None:
-        """Only the leader drains the outbox."""
-        if self._outbox is None:
+        """Only the leader tells anybody."""
+        if self.outboxes is None:
             return
         if self.engine.leading and self._publishing is None:
-            self._publishing = asyncio.create_task(self._outbox.run())
+            self._publishing = asyncio.create_task(self.outboxes.run())
         elif not self.engine.leading and self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
@@ -208,8 +210,8 @@ class Controller:
     async def _shut(self) -> None:
         """No attempt is alive before the lease is given away (S4)."""
         await self.executor.stop()
-        if self._publishing is not None and self._outbox is not None:
-            await self._outbox.drained(DRAIN_S)
+        if self._publishing is not None and self.outboxes is not None:
+            await self.outboxes.drained(DRAIN_S)
             self._publishing.cancel()
             await asyncio.gather(self._publishing, return_exceptions=True)
         self.engine.release()
@@ -374,16 +376,15 @@ class Controller:
         numbers["false_suspicions"] = float(self.engine.suspicions)
         numbers["guest_events_lost"] = float(sum(self.engine.guests_lost.values()))
         numbers["api_calls"] = float(getattr(self._cloud, "calls", 0))
-        if self._outbox is not None:
-            numbers["outbox_backlog"] = float(self._outbox.backlog)
-            numbers["outbox_published"] = float(self._outbox.published)
-            numbers["outbox_failures"] = float(self._outbox.failures)
-            numbers["outbox_dropped"] = float(self._outbox.dropped)
         numbers.update(getattr(self.monitor, "pki_days", dict)())
         wire = getattr(self.monitor, "counters", None)
         for name in getattr(wire, "__dataclass_fields__", ()):
             numbers[f"wire_{name}"] = float(getattr(wire, name))
         return numbers
+
+    def deliveries(self) -> Sequence[Delivery]:
+        """See Facade."""
+        return [] if self.outboxes is None else self.outboxes.figures()
 
     def events(self, after: int, limit: int) -> Sequence[EventLine]:
         """See Facade."""
@@ -408,9 +409,8 @@ class Controller:
             raise UsageError(f"{host} is not in the inventory", "see: ha-agent status")
         loop = asyncio.get_running_loop()
         try:
-            found = await asyncio.wait_for(
-                loop.run_in_executor(None, survey, self._cloud, host), policy.recovery.api_max_s
-            )
+            async with asyncio.timeout(policy.recovery.api_max_s):
+                found = await loop.run_in_executor(None, survey, self._cloud, host)
         except TimeoutError:
             raise DriverError("Nova did not answer in time") from None
         return select.plan(found, host, policy.recovery)

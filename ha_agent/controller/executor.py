@@ -187,7 +187,8 @@ class Executor:
         # the thread is free again when the call has ended, not when we stopped waiting for it
         future.add_done_callback(lambda _: self._free.release())
         try:
-            return await asyncio.wait_for(asyncio.shield(future), policy.recovery.api_max_s)
+            async with asyncio.timeout(policy.recovery.api_max_s):
+                return await asyncio.shield(future)
         except TimeoutError:
             raise Unanswered(f"Nova did not answer {command.kind} in time") from None
 
@@ -210,7 +211,8 @@ class Executor:
     async def look(self, call: Callable[[], T]) -> T:
         """One blocking look at Nova, never in the way of a command. Raises what the driver raises, and TimeoutError."""
         future = asyncio.get_running_loop().run_in_executor(self._lookers, call)
-        return await asyncio.wait_for(future, LOOK_S)
+        async with asyncio.timeout(LOOK_S):
+            return await future
 
     async def _read_bmc(self, host: str) -> None:
         policy = self.policy.hosts.get(host)

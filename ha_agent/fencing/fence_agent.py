@@ -13,11 +13,11 @@ import stat
 from pathlib import Path
 
 from ha_agent.errors import DriverError, Unanswered
-from ha_agent.fencing.agent_run import OUTPUT_MAX, Ran, run
 from ha_agent.fencing.secret import scrubbed, secret
 from ha_agent.fencing.topology import Device
 from ha_agent.fencing.window import Window
 from ha_agent.model import Power
+from ha_agent.programs.run import OUTPUT_MAX, Ran, run
 
 DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 NAME = re.compile(r"fence_[A-Za-z0-9_.-]+")

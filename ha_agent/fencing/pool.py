@@ -97,7 +97,8 @@ class WorkerPool:
             try:
                 if worker.alive:
                     await worker.send(request)
-                    line = await asyncio.wait_for(worker.line(), ACCEPT_S if waited else START_S)
+                    async with asyncio.timeout(ACCEPT_S if waited else START_S):
+                        line = await worker.line()
                     taken = line is not None and line.kind == "taken"
             except (DriverError, TimeoutError):
                 pass
@@ -128,7 +129,8 @@ class WorkerPool:
             self._all.add(worker)
             ready = False
             try:
-                line = await asyncio.wait_for(worker.line(), START_S)
+                async with asyncio.timeout(START_S):
+                    line = await worker.line()
                 ready = line is not None and line.kind == "ready"
             except TimeoutError:
                 pass

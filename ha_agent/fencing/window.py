@@ -6,12 +6,7 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from ha_agent.errors import Unanswered
-
-
-class OutOfTime(Unanswered):
-    """The clock forbids the next packet. Not a DriverError: it may be the repetition of one that was sent in time
-    (S9)."""
+from ha_agent.errors import OutOfTime
 
 
 class Time(Protocol):

@@ -17,12 +17,13 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-from ha_agent.errors import DriverError, Unanswered
-from ha_agent.fencing import below, drivers
+from ha_agent.errors import DriverError, OutOfTime, Unanswered
+from ha_agent.fencing import drivers
 from ha_agent.fencing.drivers import Connection, Reusable
 from ha_agent.fencing.topology import Device
-from ha_agent.fencing.window import Boottime, OutOfTime, Time, Window
+from ha_agent.fencing.window import Boottime, Time, Window
 from ha_agent.model import Power, Reading, Value
+from ha_agent.programs import below
 
 REQUEST_MAX = 65536
 CLOSE_S = 1.0

@@ -15,9 +15,10 @@ from typing import TypeVar
 import msgspec
 
 from ha_agent.errors import DriverError
-from ha_agent.fencing import below, nursery
+from ha_agent.fencing import nursery
 from ha_agent.fencing.topology import Device
 from ha_agent.fencing.worker import Line, Request
+from ha_agent.programs import below
 
 T = TypeVar("T")
 

@@ -140,7 +140,8 @@ class LibvirtGuests:
         self._questions[number] = answer
         try:
             self._child.write(msgspec.json.encode(Ask(number=number, server=server[:64])) + b"\n")
-            return await asyncio.wait_for(answer, self.timing.answer_s)
+            async with asyncio.timeout(self.timing.answer_s):
+                return await answer
         except TimeoutError:
             return Presence(present=None)
         finally:

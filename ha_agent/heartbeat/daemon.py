@@ -157,7 +157,8 @@ async def _report(remote: Remote, stop: asyncio.Event) -> None:
         if watchdog is not None:
             sdnotify.notify("WATCHDOG=1")
         try:
-            await asyncio.wait_for(stop.wait(), pause)
+            async with asyncio.timeout(pause):
+                await stop.wait()
         except TimeoutError:
             pass
 

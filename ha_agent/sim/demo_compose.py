@@ -18,7 +18,8 @@ from ha_agent.fencing.fencer import WorkerFencer
 from ha_agent.heartbeat.link import Endpoint
 from ha_agent.heartbeat.monitor import Monitor
 from ha_agent.notify.bus import KombuBus
-from ha_agent.notify.outbox import Outbox
+from ha_agent.notify.deliveries import BUS, Deliveries
+from ha_agent.notify.outbox import Threaded
 from ha_agent.ports import Clock, Observer, Random
 from ha_agent.recovery.nova import NovaCloud
 from ha_agent.sim.demo_failures import Failure
@@ -93,7 +94,7 @@ def compose(loaded: config.Loaded, world: World, clock: Clock, on_line: Callable
         cloud=NovaCloud(connection=connection, send_within_s=send_within_s),
         monitor=lambda observe: TwoCables(Path(loaded.pki_directory), near, far, observe, clock, random),
         fencer=lambda expect: WorkerFencer(real.topology(loaded), clock, expect, send_within_s=send_within_s),
-        outbox=Outbox(store, bus, random),
+        outboxes=Deliveries(store, random, {BUS: Threaded(bus)}),
         drivers=real.drivers(loaded),
         on_line=on_line,
     )

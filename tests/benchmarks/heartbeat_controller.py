@@ -42,7 +42,8 @@ from ha_agent.model import (
     Verdict,
     VerdictGiven,
 )
-from ha_agent.notify.outbox import Outbox
+from ha_agent.notify.deliveries import BUS, Deliveries
+from ha_agent.notify.outbox import Threaded
 from ha_agent.policy import Policy
 from ha_agent.ports import AnyObservation, Heartbeat
 from ha_agent.store.sqlite import SqliteStore
@@ -252,7 +253,7 @@ async def main(directory: Path) -> None:
         cloud=QuietCloud(planned.names()),
         monitor=lambda observe: Monitor(directory / "controller", places, observe, clock, random, options),
         fencer=lambda expect: CountingFencer(clock),
-        outbox=Outbox(store, NoBus(), random),
+        outboxes=Deliveries(store, random, {BUS: Threaded(NoBus())}),
     )
     controller.watch()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, controller.stop)

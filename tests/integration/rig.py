@@ -33,10 +33,10 @@ import msgspec
 import yaml
 
 from ha_agent.controller import journal
-from ha_agent.fencing import below
 from ha_agent.heartbeat.files import write_durably
 from ha_agent.heartbeat.pki import Pki
 from ha_agent.model import CommandKind, Incident, ServerProgress
+from ha_agent.programs import below
 from ha_agent.sim.nova_api import NovaApi
 from ha_agent.sim.nova_state import NovaState, SimHost
 from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
@@ -79,8 +79,14 @@ class WatchedNova(NovaState):
 class Rig:
     """See the module. One event loop runs all of it."""
 
-    def __init__(self, directory: Path, second_level: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        second_level: Mapping[str, object] | None = None,
+        notifications: Mapping[str, object] | None = None,
+    ) -> None:
         self.directory = directory
+        self._notifications = notifications or {}  # as it stands in the config
         self._second_level = second_level  # a device of compute-1, as it stands in the config
         self.nova = WatchedNova(time.monotonic, random.Random(7))
         self.api = NovaApi(self.nova)
@@ -199,6 +205,7 @@ class Rig:
                 "settle_after_s": 60,
                 "concurrency": {"min": 3, "max": 4},
             },
+            "notifications": dict(self._notifications),
             "http": {"listen": "127.0.0.1:0", "socket": "controller.sock"},
             "store": {"url": "sqlite:///store.db", "lease_s": 3},
             "hosts": {name: {"address": "127.0.0.1", "port": self.cables[name].port} for name in HOSTS},

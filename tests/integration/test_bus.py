@@ -22,7 +22,7 @@ from ha_agent.errors import DriverError, HaAgentError, Unanswered
 from ha_agent.model import Notification
 from ha_agent.notify.bus import KombuBus
 from ha_agent.notify.objects import build, check
-from ha_agent.notify.outbox import Outbox
+from ha_agent.notify.outbox import Outbox, Threaded
 from ha_agent.notify.writer import OutboxWriter
 from ha_agent.store.sqlite import SqliteStore
 from tests.fixtures.notifications.samples import BASE, SAMPLES
@@ -164,7 +164,7 @@ async def test_a_broker_that_is_killed_in_the_middle_loses_nothing(rabbit: Rabbi
         store.commit(None, [writer.put_for(notification)])
     bus = Dying(rabbit, name, at=25)
     with listening(rabbit, name) as listener:
-        outbox = Outbox(store, bus, Chance())
+        outbox = Outbox(store, Threaded(bus), Chance())
         task = asyncio.create_task(outbox.run())
         try:
             assert await outbox.drained(90)

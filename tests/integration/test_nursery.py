@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ha_agent.errors import DriverError
-from ha_agent.fencing import below
 from ha_agent.fencing.workers import Nursery, Worker
+from ha_agent.programs import below
 from tests.integration.rig import alive
 from tests.unit.heartbeat_support import until
 

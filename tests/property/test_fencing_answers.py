@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ha_agent.errors import DriverError, Unanswered
-from ha_agent.fencing.agent_run import Ran
 from ha_agent.fencing.fence_agent import FenceAgent, power_of
 from ha_agent.fencing.redfish import RedfishDevice
 from ha_agent.fencing.redfish_http import Transport
@@ -20,6 +19,7 @@ from ha_agent.fencing.secret import scrubbed
 from ha_agent.fencing.topology import Device
 from ha_agent.fencing.window import Window
 from ha_agent.model import Power
+from ha_agent.programs.run import Ran
 from tests.property.mutations import broken
 
 

@@ -34,6 +34,7 @@ from ha_agent.model import (
     Verdict,
 )
 from ha_agent.plans import RECOVER
+from ha_agent.ports import Delivery
 from tests.unit.fencing_fakes import SaysOfFencing
 
 WALL = 1_700_000_000.0
@@ -110,6 +111,7 @@ class FakeFacade(SaysOfFencing):
 
     def __init__(self) -> None:
         self.orders: list[Operator] = []
+        self.told: list[Delivery] = []
         self.refuse: HaAgentError | None = None
         self.reasons: list[str] = []
         self.noted: list[str] = []
@@ -139,6 +141,9 @@ class FakeFacade(SaysOfFencing):
 
     def views(self) -> Mapping[str, HostViewSummary]:
         return self.hosts
+
+    def deliveries(self) -> Sequence[Delivery]:
+        return list(self.told)
 
     def devices(self) -> Sequence[DeviceHealth]:
         return [

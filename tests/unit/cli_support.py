@@ -35,6 +35,7 @@ from ha_agent.model import (
     Verdict,
 )
 from ha_agent.plans import RECOVER
+from ha_agent.ports import Delivery
 from tests.unit.fencing_fakes import SaysOfFencing
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +81,7 @@ class Controller(SaysOfFencing):
 
     def __init__(self, *incidents: Incident, hosts: int = 3) -> None:
         self.orders: list[Operator] = []
+        self.told: list[Delivery] = []
         self.hosts = [f"compute-{number}" for number in range(1, hosts + 1)]
         self.incidents = {each.id: each for each in incidents}
 
@@ -100,6 +102,9 @@ class Controller(SaysOfFencing):
             )
             for host in self.hosts
         }
+
+    def deliveries(self) -> Sequence[Delivery]:
+        return list(self.told)
 
     def devices(self) -> Sequence[DeviceHealth]:
         return [

@@ -51,6 +51,7 @@ WORDS = (
     "ha_agent.sdnotify",
     "ha_agent.logs",
     "ha_agent.aside",
+    "ha_agent.programs",
 )
 # What everyone further out may use.
 COMMON = (*PURE, *WORDS)
@@ -63,7 +64,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PURE, DECISIONS),
     "ha_agent.witness": PURE,
     "ha_agent.system": PURE,
-    **dict.fromkeys(("ha_agent.aside", "ha_agent.sdnotify", "ha_agent.logs", "ha_agent.privileges"), PURE),
+    **dict.fromkeys(
+        ("ha_agent.aside", "ha_agent.sdnotify", "ha_agent.logs", "ha_agent.privileges", "ha_agent.programs"), PURE
+    ),
     "ha_agent.config": COMMON,
     **{f"ha_agent.{driver}": WORDS for driver in DRIVERS},
     # Puts the remote together, without what the controller and the command line are made of.
@@ -233,3 +236,15 @@ def test_a_planted_violation_is_caught(tmp_path: Path, path: str, source: str) -
 )  # fmt: skip
 def test_what_is_allowed_is_not_caught(tmp_path: Path, path: str, source: str) -> None:
     assert plant(tmp_path, path, source) == []
+
+
+def test_no_wait_for() -> None:
+    """Until Python 3.12 it swallows a cancellation that comes together with the result: what was told to stop goes on (S4).
+    `asyncio.timeout` does not."""
+    used = [
+        f"{path.relative_to(PACKAGE.parent)}:{node.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "asyncio.wait_for"
+    ]
+    assert used == []

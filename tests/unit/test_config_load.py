@@ -216,6 +216,69 @@ def test_the_bus_url_from_a_file(tmp_path: Path) -> None:
     assert config.without_secrets("amqp://nova:hunter2@rabbit:5672/") == "amqp://nova:***@rabbit:5672/"
 
 
+def test_hooks_and_webhooks(tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks.d"
+    hooks.mkdir()
+    for name, mode in (("page", 0o755), ("note", 0o644)):
+        (hooks / name).write_text("#!/bin/sh\n")
+        (hooks / name).chmod(mode)
+    for name, text in (("url", "https://u:hunter2@chat.example.org/T0K3N\n"), ("secret", "whsec_aGk=\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o400)
+    text = GOOD + (
+        "notifications: {hooks: {directory: hooks.d, timeout_s: 5}, webhooks: ["
+        "{url_file: url, secret_file: secret, events: ['host.*']}, {name: plain, url: 'http://pager.example.org/'}]}"
+    )
+    loaded = config.loads(text, tmp_path / "c.yaml", check_files=False)
+    assert (loaded.hooks.directory, loaded.hooks.timeout_s) == (str(hooks), 5.0)
+    first, second = loaded.webhooks
+    assert (first.name, first.url) == ("chat.example.org", "https://u:hunter2@chat.example.org/T0K3N")
+    assert (first.secret, first.events) == (b"hi", ("host.*",))
+    assert (second.name, second.secret, second.events) == ("plain", b"", ("*",))
+    assert [w.partition(": ")[2] for w in loaded.warnings if "webhook" in w] == [
+        "is not https: what is posted can be read on its way",
+        "plain is not signed: its receiver cannot know who posts",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("hooks: {directory: none}", ("notifications.hooks.directory", "none cannot be read: No such file")),
+        ("hooks: {directory: hooks.d}", ("notifications.hooks.directory", "open is not run: everybody may change it")),
+        ("webhooks: [{url_file: none}]", ("notifications.webhooks[0].url_file", "none cannot be read")),
+        ("webhooks: [{url_file: empty}]", ("notifications.webhooks[0].url_file", "empty is empty")),
+        (
+            "webhooks: [{url: 'https://x', secret_file: open}]",
+            ("notifications.webhooks[0].secret_file", "open can be read by everyone"),
+        ),
+        (
+            "webhooks: [{url: 'https://x', secret_file: odd}]",
+            ("notifications.webhooks[0].secret_file", "holds no base64 behind whsec_"),
+        ),
+        (
+            "webhooks: [{url: 'https://x', ca_file: empty}]",
+            ("notifications.webhooks[0].ca_file", "cannot be used: it holds no certificate"),
+        ),
+    ],
+)
+def test_files_of_hooks_and_webhooks_that_cannot_be_used(
+    section: str, problem: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "hooks.d").mkdir()
+    for path, text, mode in (
+        ("hooks.d/open", "#!/bin/sh\n", 0o757),
+        ("open", "x", 0o444),
+        ("empty", "", 0o400),
+        ("odd", "whsec_?", 0o400),
+    ):
+        (tmp_path / path).write_text(text)
+        (tmp_path / path).chmod(mode)
+    with pytest.raises(ConfigError) as refused:
+        config.loads(GOOD + f"notifications: {{{section}}}", tmp_path / "c.yaml")
+    assert any(field.split()[0] == problem[0] and problem[1] in text for field, text, _ in refused.value.problems)
+
+
 def test_what_is_true_but_not_wrong() -> None:
     one = GOOD.replace("  h2: {address: 192.0.2.2}\n  h3: {address: 192.0.2.3}\n", "")
     assert any("nothing would be fenced" in each for each in load(one).warnings)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from ha_agent.errors import DriverError
-from ha_agent.fencing.agent_run import OUTPUT_MAX, Ran
 from ha_agent.fencing.fence_agent import FenceAgent, find, given, power_of
 from ha_agent.fencing.secret import scrubbed
 from ha_agent.fencing.topology import Device
 from ha_agent.fencing.window import Window
 from ha_agent.model import Power
+from ha_agent.programs.run import OUTPUT_MAX, Ran
 
 PDU = Device(
     name="pdu",

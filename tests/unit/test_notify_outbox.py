@@ -11,7 +11,7 @@ import pytest
 
 from ha_agent.errors import DriverError, StoreLocked, Unanswered
 from ha_agent.model import Notification
-from ha_agent.notify.outbox import BACKOFF_MAX_S, Outbox
+from ha_agent.notify.outbox import BACKOFF_MAX_S, Outbox, Threaded
 from ha_agent.notify.writer import KIND, OutboxWriter
 from ha_agent.ports import Put
 from ha_agent.store.memory import MemoryStore
@@ -82,7 +82,7 @@ def ids(count: int, first: int = 0) -> list[str]:
 async def running(
     store: MemoryStore, bus: FakeBus, bound: int = 10_000, sleep: Callable[[float], Awaitable[None]] | None = None
 ) -> AsyncIterator[Outbox]:
-    outbox = Outbox(store, bus, Chance(), bound=bound, poll_s=60, sleep=sleep or Pauses())
+    outbox = Outbox(store, Threaded(bus), Chance(), bound=bound, poll_s=60, sleep=sleep or Pauses())
     task = asyncio.create_task(outbox.run())
     try:
         yield outbox
@@ -141,7 +141,7 @@ async def test_a_broker_that_is_down_loses_nothing_and_is_asked_at_a_bounded_pac
     assert bus.got == ids(5)
     assert pauses.slept[:4] == [0.5, 1.0, 2.0, 4.0]
     assert max(pauses.slept) == BACKOFF_MAX_S
-    assert len([r for r in caplog.records if "wait: the bus cannot be reached" in r.message]) == 1
+    assert len([r for r in caplog.records if "wait for the bus: the bus cannot be reached" in r.message]) == 1
 
 
 async def test_a_lost_confirmation_repeats_with_the_same_id_and_in_order() -> None:
@@ -270,7 +270,7 @@ async def test_after_a_restart_the_rest_follows() -> None:
 
 async def test_it_can_run_again_and_counts_anew() -> None:
     store, bus = MemoryStore(), FakeBus()
-    outbox = Outbox(store, bus, Chance(), poll_s=60)
+    outbox = Outbox(store, Threaded(bus), Chance(), poll_s=60)
     for turn in range(2):
         fill(store, 3, epoch=turn, first=3 * turn)
         task = asyncio.create_task(outbox.run())
@@ -285,7 +285,7 @@ async def test_it_can_run_again_and_counts_anew() -> None:
 
 async def test_an_idle_connection_is_closed() -> None:
     store, bus = MemoryStore(), FakeBus()
-    outbox = Outbox(store, bus, Chance(), poll_s=0.005)
+    outbox = Outbox(store, Threaded(bus), Chance(), poll_s=0.005)
     task = asyncio.create_task(outbox.run())
     for _ in range(500):
         if bus.closed:

@@ -110,7 +110,7 @@ def controller(directory: Path, planes: tuple[str, ...] = ()) -> Controller:
         cloud=unused(),
         monitor=lambda observe: Monitor(directory, hosts, observe, clock, random),
         fencer=unused,
-        outbox=None,
+        outboxes=None,
     )
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from ha_agent.fencing.agent_run import OUTPUT_MAX
 from ha_agent.fencing.fencer import WorkerFencer
 from ha_agent.fencing.pool import WorkerPool
 from ha_agent.fencing.topology import Device, Topology
 from ha_agent.model import Power
+from ha_agent.programs.run import OUTPUT_MAX
 from ha_agent.system import SystemClock
 from tests.integration.fencing_contract.agent_script import PASSWORD, AgentScript
 from tests.integration.fencing_contract.bad import Bad
@@ -35,9 +35,9 @@ def program(directory: Path, body: str) -> list[str]:
 _APART = """\
 import json, sys
 from ha_agent.errors import DriverError
-from ha_agent.fencing import below
-from ha_agent.fencing.agent_run import run
-from ha_agent.fencing.window import OutOfTime
+from ha_agent.programs import below
+from ha_agent.programs.run import run
+from ha_agent.errors import OutOfTime
 below.adopt_orphans()
 command, given, timeout_s = json.loads(sys.stdin.read())
 try:
@@ -192,7 +192,7 @@ time.sleep(0.6)
 open({str(mark)!r}, 'w').write('off')
 """
     command = program(tmp_path, body)
-    script = f"from ha_agent.fencing.agent_run import run\nrun({command!r}, b'', 0.5)\n"
+    script = f"from ha_agent.programs.run import run\nrun({command!r}, b'', 0.5)\n"
     environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": os.defpath}
     worker = os.posix_spawn(sys.executable, [sys.executable, "-c", script], environment)
     end = time.monotonic() + 10

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ha_agent.errors import DriverError, Unanswered
+from ha_agent.errors import DriverError, OutOfTime, Unanswered
 from ha_agent.fencing.redfish import RedfishDevice
 from ha_agent.fencing.topology import Device
-from ha_agent.fencing.window import OutOfTime, Window
+from ha_agent.fencing.window import Window
 from ha_agent.model import Power
 from tests.integration.fencing_contract.bad import Bad
 from tests.integration.fencing_contract.machine import Machine

@@ -30,6 +30,8 @@ class Counters:
     idle_closed: int = 0  # connections closed because nothing came for too long
     forged_probes: int = 0  # a witness relayed a "signed" answer that does not verify
     probes: int = 0  # probes carried out for somebody
+    refused_beats: int = 0  # more of them than a remote of ours sends
+    refused_claims: int = 0  # told of more other claimants of our hosts than there can be
     guest_events: int = 0  # events of guests that remotes told of, repetitions included
     refused_guest_events: int = 0  # … that came too fast; their remote tells of them again
 

@@ -25,6 +25,10 @@ from ha_agent.ports import Clock, Disconnected, ForeignClaim, GuestSeen, Heartbe
 PAUSE_S = 1.0  # a timer this late means that it was us who stood still
 MAX_REQUESTS = 256  # open at a time on one link
 GUEST_EVENTS_S = 100.0  # each may cost a write of the journal; a remote of ours sends fewer
+# What a stolen key can cost us: a beat with another boot id is a write of the journal, and so is another claim of our hosts.
+BEATS_PER_INTERVAL = 3.0
+BEATS_AT_ONCE = 30  # that waited while we stood still
+CLAIMS_S, CLAIMS_AT_ONCE = 0.1, 10
 T = TypeVar("T", bound=wire.Frame)
 
 
@@ -100,6 +104,9 @@ class Link:
         self._waiting: dict[int, asyncio.Future[wire.AnyFrame]] = {}
         self._probes: dict[tuple[str, str], asyncio.TimerHandle] = {}  # by (nonce, target); a late answer finds none
         self._guest_events = Bucket(GUEST_EVENTS_S, int(GUEST_EVENTS_S), shared.clock.now())
+        beats_s = BEATS_PER_INTERVAL / shared.options.interval_s
+        self._beats_taken = Bucket(beats_s, BEATS_AT_ONCE, shared.clock.now())
+        self._claims = Bucket(CLAIMS_S, CLAIMS_AT_ONCE, shared.clock.now())
         self._acks: list[str] = []  # that go out together
 
     @property
@@ -204,7 +211,11 @@ class Link:
             case wire.Beat():
                 self._beats += 1
                 channel.send(wire.BeatAck(seq=frame.seq))
-                shared.observe(_heartbeat(self.host, shared.clock.now(), frame))
+                at = shared.clock.now()
+                if self._beats_taken.take(at):
+                    shared.observe(_heartbeat(self.host, at, frame))
+                else:
+                    shared.counters.refused_beats += 1
             case wire.ProbeResult():
                 self._probed(frame)
             case wire.GateAck(request=request) | wire.DomainAnswer(request=request):
@@ -215,6 +226,9 @@ class Link:
                 self._guests(frame)
             case wire.Foreign(controller=controller, store_id=store_id, epoch=epoch):
                 at = shared.clock.now()
+                if not self._claims.take(at):
+                    shared.counters.refused_claims += 1
+                    return
                 shared.observe(
                     ForeignClaim(host=self.host, at=at, controller=controller, store_id=store_id, epoch=epoch)
                 )

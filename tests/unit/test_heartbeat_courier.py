@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ha_agent.heartbeat import wire
 from ha_agent.heartbeat.courier import AGAIN_S, WINDOW, Courier
-from ha_agent.heartbeat.link import GUEST_EVENTS_S
-from ha_agent.ports import GuestEvent, GuestSeen, Heartbeat
+from ha_agent.heartbeat.link import BEATS_AT_ONCE, CLAIMS_AT_ONCE, GUEST_EVENTS_S
+from ha_agent.ports import ForeignClaim, GuestEvent, GuestSeen, Heartbeat
 from ha_agent.system import SystemClock
 from tests.unit.heartbeat_support import (
     DEADLINE_S,
@@ -228,6 +228,36 @@ async def test_a_remote_that_floods_us_with_events_is_heard_in_part_and_beats_on
         heard = [each for each in seen.ever if isinstance(each, GuestSeen)]
         assert GUEST_EVENTS_S <= len(heard) < 2 * GUEST_EVENTS_S
         assert watch.counters.refused_guest_events == lots - len(heard)
+
+
+async def test_a_remote_that_floods_us_with_beats_and_claims_is_heard_in_part(tmp_path: Path) -> None:
+    """A beat of another boot costs a write of the journal, and so does a claim."""
+    lots = 5 * BEATS_AT_ONCE
+
+    async def flood(channel: object) -> None:
+        from ha_agent.heartbeat.channel import Channel
+
+        assert isinstance(channel, Channel)
+        await welcomed(channel, "compute-1")
+        for n in range(lots):
+            channel.send(wire.Beat(seq=n + 1, boot_id=f"boot-{n}", started_s=1.0))
+            channel.send(wire.Foreign(controller="nobody", store_id=f"{n}", epoch=n))
+        for _ in range(lots):
+            await channel.receive(DEADLINE_S)  # each is answered: it is no reason to hang up
+        channel.send(wire.GuestEvents(events=(wire.GuestNews(id="last", server="a", kind="watchdog"),)))
+        await asyncio.sleep(DEADLINE_S)
+
+    async with (
+        impostor(certificates("host", "compute-1"), flood) as port,
+        monitor({"compute-1": port}) as (watch, seen),
+    ):
+        await seen.next(GuestSeen)
+        beats = [each for each in seen.ever if isinstance(each, Heartbeat)]
+        claims = [each for each in seen.ever if isinstance(each, ForeignClaim)]
+        assert BEATS_AT_ONCE <= len(beats) < lots
+        assert CLAIMS_AT_ONCE <= len(claims) <= CLAIMS_AT_ONCE + 1
+        assert watch.counters.refused_beats == lots - len(beats)
+        assert watch.counters.refused_claims == lots - len(claims)
 
 
 async def test_the_beats_go_on_through_a_storm(tmp_path: Path) -> None:

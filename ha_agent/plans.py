@@ -28,6 +28,9 @@ RESTART = (Step.ANNOUNCE, Step.RESTART, Step.VERIFY)
 UNFORCE_AND_RESTART = (Step.ANNOUNCE, Step.UNFENCE, Step.RESTART, Step.VERIFY)
 """The same after we had told Nova that it is down, before anything was evacuated."""
 
+UNFORCE_AND_TELL = (Step.UNFENCE, *TELL)
+"""A host of which we had told Nova that it is down, and that calls for no fence any more: Nova is told first."""
+
 UNFORCE = (Step.UNFENCE,)
 """A host that was heard again after we had told Nova that it is down, before anything was evacuated."""
 

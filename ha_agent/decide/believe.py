@@ -26,6 +26,7 @@ from ha_agent.plans import (
     TELL,
     UNFORCE,
     UNFORCE_AND_RESTART,
+    UNFORCE_AND_TELL,
     plan_for,
 )
 
@@ -103,7 +104,7 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
     incident = fence.cancel(turn, turn.put(incident, verdict=verdict, reason=event.reason))
     if any(c.step is Step.FENCE for c in incident.pending):
         return  # replanned when the attempt is dead and the verdict is given again
-    plan = (Step.UNFENCE, *TELL) if incident.forced else TELL
+    plan = UNFORCE_AND_TELL if incident.forced else TELL
     turn.replan(incident, plan, verdict, event.reason, same_life=True)
 
 
@@ -219,7 +220,7 @@ def heard(turn: Turn, incident: Incident, boot_id: str, *, rebooted: bool = Fals
     if Step.FENCE in incident.plan:
         _heard_of_the_dead(turn, incident, boot_id, new=new, rebooted=rebooted)
         return
-    if incident.mode is Mode.AUTO and incident.plan in (TELL, (Step.UNFENCE, *TELL)):
+    if incident.mode is Mode.AUTO and incident.plan in (TELL, UNFORCE_AND_TELL):
         # it was only alarmed about: its guests died with its last boot, or were being started when it fell silent
         same_life = not (new or rebooted)
         if not same_life or comeback.restart_left(incident):
@@ -302,7 +303,7 @@ def _cancelled_by_heartbeat(turn: Turn, incident: Incident, boot_id: str, *, new
     plan = (
         (UNFORCE_AND_RESTART if incident.forced else RESTART)
         if auto
-        else ((Step.UNFENCE, *TELL) if incident.forced else TELL)
+        else (UNFORCE_AND_TELL if incident.forced else TELL)
     )
     incident = turn.put(incident, new_boot_id=boot_id, beat_at=turn.now.at)
     turn.replan(incident, plan, verdict, "it rebooted by itself before anything was moved")

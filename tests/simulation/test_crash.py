@@ -51,6 +51,12 @@ ALL: dict[str, Story] = {
             (f"device {SUBJECT} lying", f"freeze {SUBJECT} for 30", "split for 33"),
             {"evacuate": (GONE,)},
         ),
+        # the same, and witnesses reach it again before we do
+        Story(
+            "reached again",
+            (f"device {SUBJECT} lying", f"freeze {SUBJECT} for 14"),
+            {"force_down": (GONE, f"cut controller-1 {SUBJECT} for 20")},
+        ),
         # unanswered, an order is said again
         Story("planned work", (*(f"order maintenance_on {SUBJECT} new fans",) * 2, f"reboot {SUBJECT} 5")),
         Story("guest told", ("guest_fault vm3 watchdog",)),

@@ -262,6 +262,26 @@ def test_a_taker_waits_one_full_lease_and_repeats_what_was_not_answered() -> Non
     assert other.commands[0].epoch == 2
 
 
+def test_what_comes_after_the_lease_was_given_away_changes_nothing() -> None:
+    """An answer to a command of the last leadership is the next leader's to ask for; and what is not ours is not released again."""
+    bench = dying()
+    bench.engine.release()
+    other = Bench(bench.store, "two", bench.clock)
+    state, said, kept = bench.engine.state, list(bench.lines), bench.store.commits
+    bench.finish(bench.commands[0], readings=off_twice(bench))
+    bench.engine.release()
+    bench.store.fail_next(StoreFull("the disk is full"))
+    bench.finish(bench.commands[0], readings=off_twice(bench))
+    assert not bench.engine.store_error, "it is not kept for a later leadership either"
+    assert bench.engine.state is state
+    assert (bench.lines, bench.store.commits) == (said, kept)
+    assert bench.kinds() == [CommandKind.FENCE]
+    assert other.engine.leading
+    lease = bench.store.read_lease()
+    assert lease is not None
+    assert (lease.owner, lease.released) == ("two", False)
+
+
 def test_a_released_lease_is_taken_at_once() -> None:
     bench = dying()
     bench.engine.release()

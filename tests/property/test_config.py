@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ha_agent import config
@@ -13,7 +13,9 @@ from ha_agent.errors import ConfigError
 from tests.property.conftest import TIMES
 from tests.property.mutations import broken_value
 
-EXAMPLE = (Path(__file__).parents[2] / "examples" / "controller.yaml").read_text()
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = (EXAMPLES / "controller.yaml").read_text()
+REMOTE = (EXAMPLES / "remote.yaml").read_text()
 DATA = yaml.safe_load(EXAMPLE)
 LINES = EXAMPLE.splitlines()
 SCRAPS = (
@@ -48,6 +50,34 @@ def loaded(text: str) -> None:
         return
     assert problems
     assert all(field and problem for field, problem, _ in problems)
+
+
+def loaded_remote(text: str, path: Path) -> None:
+    """The same of a remote's."""
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    try:
+        result = config.load_remote(path)
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        assert 0 < result.port < 65536
+        return
+    assert problems
+    assert all(field and problem for field, problem, _ in problems)
+
+
+@settings(max_examples=20 * max(TIMES, 1), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(broken_value(yaml.safe_load(REMOTE)))
+def test_values_of_a_remote(tmp_path: Path, data: object) -> None:
+    loaded_remote(yaml.safe_dump(data), tmp_path / "remote.yaml")
+
+
+@settings(max_examples=20 * max(TIMES, 1), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(SCRAPS), st.integers(0, len(REMOTE.splitlines()) - 1))
+def test_lines_of_a_remote(tmp_path: Path, scrap: str, at: int) -> None:
+    lines = REMOTE.splitlines()
+    lines[at] = scrap
+    loaded_remote("\n".join(lines), tmp_path / "remote.yaml")
 
 
 def test_the_example_is_good() -> None:

@@ -29,6 +29,7 @@ BMC = "bmc: {driver: ipmi, address: '{host}.bmc', username: admin, password_file
 def problems(text: str, *, check_files: bool = False) -> list[tuple[str, str, str]]:
     with pytest.raises(ConfigError) as caught:
         config.loads(text, "/nowhere/controller.yaml", check_files=check_files, environ={})
+    assert caught.value.exit_code == 2
     return caught.value.problems
 
 

@@ -20,7 +20,7 @@ from ha_agent.controller.summaries import summaries
 from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
-from ha_agent.notify.deliveries import Deliveries
+from ha_agent.notify.deliveries import Deliveries, waits
 from ha_agent.planes import listed
 from ha_agent.policy import Policy
 from ha_agent.ports import (
@@ -352,7 +352,7 @@ class Controller:
         for host in self.policy.hosts:
             if planes := self.engine.lookout.planes_lost(host):
                 notes.append(f"no other host reaches {host} over {listed(planes)}")
-        return notes
+        return [*notes, *(note for each in self.deliveries() if (note := waits(each)))]
 
     def _pki_notes(self) -> Sequence[Note]:
         notes = getattr(self.monitor, "notes", None)

@@ -113,6 +113,13 @@ class Deliveries:
         ]
 
 
+def waits(delivery: Delivery) -> str:
+    """What somebody should see to; empty: nothing."""
+    if not delivery.backlog or not delivery.last_error:
+        return ""
+    return f"{delivery.backlog} notifications wait for {delivery.name}: {delivery.last_error}"
+
+
 class Relay(Drain):
     """Gives what the journal wrote to every outbox, all in one write: none gets it twice or not at all by a crash in between."""
 

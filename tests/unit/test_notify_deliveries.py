@@ -10,7 +10,7 @@ import pytest
 
 from ha_agent.errors import DriverError, Rejected, StoreLocked
 from ha_agent.model import Notification
-from ha_agent.notify.deliveries import Deliveries, kind_of
+from ha_agent.notify.deliveries import Deliveries, kind_of, waits
 from ha_agent.notify.writer import KIND
 from ha_agent.ports import Delete, Put
 from ha_agent.store.memory import MemoryStore
@@ -72,6 +72,8 @@ async def test_one_that_is_away_keeps_nobody_waiting(bad: Listener) -> None:
         await until(lambda: good.got == ids(30))
         assert not await subject.drained(0.01)
         assert {d.name: d.backlog for d in subject.figures()} == {"bad": 30, "good": 0}
+        said = [waits(d) for d in subject.figures()]
+        assert said == ["30 notifications wait for bad: away" if bad.fails else "", ""]
     again = Listener()
     async with running(deliveries(store, bad=again, good=good)) as subject:
         assert await subject.drained(20)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -167,6 +168,16 @@ class Rig:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def freeze_controller(self) -> None:
+        """It stands still, as a virtual machine does that is moved."""
+        assert self._controller is not None
+        os.killpg(self._controller.pid, signal.SIGSTOP)
+
+    def thaw_controller(self) -> None:
+        """It goes on."""
+        assert self._controller is not None
+        os.killpg(self._controller.pid, signal.SIGCONT)
 
     def _kill_controller(self) -> None:
         assert self._controller is not None

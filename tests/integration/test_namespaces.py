@@ -25,6 +25,7 @@ from tests.integration.netns_rig import (
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 
+STANDS_STILL_S = 9.0  # more than the time after which a host is down, and than a lease
 ROUNDS_S = 3.0  # several rounds of probes, each of which ends in a verdict
 
 
@@ -157,6 +158,34 @@ async def test_a_whole_host_is_frozen(rig: Rig) -> None:
     assert f"{host} [fence] now hung: " in rig.log()
     await rig.all_well()
     assert books.switched(host) == ["off", "on"]
+
+
+async def test_a_host_is_switched_off_by_somebody(rig: Rig) -> None:
+    """Silent, and its BMC reads off: it is fenced without a doubt, its server runs elsewhere, and it is switched on again."""
+    books, host, before = Books(rig), HOSTS[1], len(rig.log())
+    here = sorted(rig.nova.guests[host])
+    await asyncio.to_thread(rig.hosts[host].bmc.press, False)
+    await rig.until_verdict(host, "off")
+    await rig.all_well()
+    assert f"{host} [fence] opened: off: " in rig.log()[before:]
+    assert books.switched(host) == ["off", "on"], "by the button, and by us"
+    assert [books.switched(other) for other in HOSTS if other != host] == [[], [], []]
+    assert here
+    assert all(rig.nova.servers[server].host != host for server in here)
+
+
+async def test_the_controller_stands_still(rig: Rig) -> None:
+    """When it goes on, the last word of every host is older than it may be; it looks before it acts."""
+    books, before = Books(rig), len(rig.log())
+    rig.freeze_controller()
+    await asyncio.sleep(STANDS_STILL_S)
+    rig.thaw_controller()
+    await asyncio.sleep(ROUNDS_S)
+    await rig.all_well()
+    assert books.untouched()
+    said = rig.log()[before:]
+    assert "[fence]" not in said
+    assert "[announce]" not in said
 
 
 async def test_a_host_boots_anew_before_it_is_missed(rig: Rig) -> None:

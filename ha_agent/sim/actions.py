@@ -21,7 +21,7 @@ from ha_agent.sim.loop import Process
 from ha_agent.sim.network import BMCS, EVERYWHERE, NOVA
 from ha_agent.sim.nova_state import EVACUATION, FIRST_STOPPING_MICROVERSION, UNFINISHED, NovaError
 from ha_agent.sim.simulation import Simulation
-from ha_agent.sim.timeline import stream
+from ha_agent.sim.timeline import SeededRandom, stream
 from ha_agent.sim.weather import Trouble
 from ha_agent.store.memory import Moment
 
@@ -465,8 +465,9 @@ CONTRARY: dict[str, str] = {"maintenance_on": "maintenance_off", "pause": "unpau
 
 
 def _hasty(sim: Simulation, order: str, args: Sequence[str]) -> None:
-    """At this very moment, or not at all."""
-    sim.order_now(Order(order), args[1] if len(args) > 1 else "", " ".join(args[2:]))
+    """At this very moment, or not at all. Its id is not of the engine's own chance: an order that is refused changes nothing at all."""
+    new_id = SeededRandom(stream(sim.seed, f"{' '.join(args)} at {sim.world.now}")).uuid()
+    sim.order_now(Order(order), args[1] if len(args) > 1 else "", " ".join(args[2:]), new_id=new_id)
 
 
 def changed_policy(policy: Policy, changes: Sequence[str]) -> Policy:

@@ -37,6 +37,9 @@ PUBLISH_S = 0.1
 PUBLISH_AGAIN_S = 5.0
 PUBLISH_TIMEOUT_S = 8.0
 PUBLISH_BATCH = 20
+OF_ORDERS = frozenset(
+    {"controller.armed", "controller.disarmed"}
+)  # they say that an order was given, and nothing of what came of it
 CHECK_FIRST_S, CHECK_EVERY_S = 3.0, 30.0  # of the fencing devices
 
 
@@ -403,7 +406,8 @@ class Process:
             return
         for document in waiting:
             note = msgspec.json.decode(document.body, type=Notification)
-            self.saw(self.name, note)
+            if note.event_type not in OF_ORDERS:
+                self.saw(self.name, note)
             self._judge.published(note)
         deletes = [Delete(kind=OUTBOX, key=d.key) for d in waiting]
         self.call(lambda: self._forget(deletes))

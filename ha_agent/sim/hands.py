@@ -98,8 +98,14 @@ class Hands:
                 self._world.timeline.after(0.3, lambda: self._read_bmc(host))
             case ReadNova(host=host):
                 self._world.timeline.after(0.2, lambda: self._read_nova(host))
-            case AckGuest():
-                pass  # the guests of this world have no remote that would tell of them
+            case AckGuest(host=host, report=report):
+                self.acknowledge(host, report)
+
+    def acknowledge(self, host: str, report: str) -> None:
+        """The host's remote forgets an event of a guest, if it hears that it was taken."""
+        row = self._world.hosts[host]
+        if row.speaks and self._world.reach(self._owner.name, host):
+            row.events.pop(report, None)
 
     def _feed(self, outcome: Outcome, delay_s: float = 0.0) -> None:
         engine = self._owner.engine

@@ -433,6 +433,10 @@ class Judge:
             self.broken(
                 "TOLD", f"{len(untold)} notifications never reached the bus, the first is {untold[0].event_type}"
             )
+        for row in self.world.hosts.values():
+            waits = [e for e in row.events.values() if self.world.now - e.at > TOLD_S]
+            if waits and row.speaks and self.world.reach(self.world.policy.controller, row.name):
+                self.broken("TOLD", f"no controller took what {row.name} has to tell of a guest: {waits[0].fault}")
         for host, at in self._deaths.items():
             if self.world.now - at > 120.0:
                 self.broken("L1", f"{host} died and was never proven off")

@@ -33,7 +33,7 @@ from ha_agent.model import (
 )
 from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import Policy, Select, Storm
-from ha_agent.ports import AnyObservation, ProbeAnswered
+from ha_agent.ports import AnyObservation, GuestSeen, ProbeAnswered
 from ha_agent.sim.actions import perform
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.loop import MakeEngine
@@ -202,6 +202,14 @@ class AnyMachine(Engine):
             super().feed(event)
 
 
+class DeafToGuests(Engine):
+    """What remotes tell of guests is neither taken nor acknowledged."""
+
+    def observe(self, obs: AnyObservation) -> None:
+        if not isinstance(obs, GuestSeen):
+            super().observe(obs)
+
+
 class NeverMended(Engine):
     """A cable of its own that was lost once explains every silence ever after."""
 
@@ -219,6 +227,14 @@ def dies(sim: Simulation) -> None:
     sim.world.power_off("h2")
     sim.judge.died("h2")
     sim.run(150.0)
+
+
+def guest_fails_while_the_agent_is_away(sim: Simulation) -> None:
+    perform(sim, "agent_crash h2 for 80")
+    sim.run(1.0)
+    perform(sim, "guest_fault vm3 watchdog")
+    sim.run(150.0)
+    sim.judge.late()
 
 
 def dies_and_its_bmc_hangs(sim: Simulation) -> None:
@@ -408,6 +424,7 @@ CASES = {
     "maintenance": Case("S6", unguarded(no_maintenance), dies_in_maintenance),
     "over-long lease": Case("S8", Careless, stands_still_while_it_sends, partial(cloud, seed=3)),
     "lost is failed": Case("S9", planted(lost_is_failed), answers_are_lost),
+    "deaf to guests": Case("TOLD", DeafToGuests, guest_fails_while_the_agent_is_away),
     "slow": Case("L1", planted(slow_to_believe), dies),
     "never mended": Case("L1", NeverMended, dies_long_after_a_cable),
 }

@@ -201,9 +201,8 @@ class Judge:
         """Readings age: of some level every device was read off in this incident and lately (unless the level is declared trusted), or a
         person said in this incident that the host is off."""
         host, since = command.host, self._opened.get(command.incident, 0.0)
-        rules = [
-            p.hosts[host].fencing for p in (self.world.policy, who.policy) if host in p.hosts
-        ]  # it may be reloaded
+        policies = (self.world.policy, who.policy)  # before a reload and after it
+        rules = [policy.hosts[host].fencing for policy in policies if host in policy.hosts]
         if self._word_at.get(host, -1.0) < since and not any(self._read_off(host, each, since) for each in rules):
             row = self.world.nova.servers.get(command.subject)
             name = row.name if row is not None else command.subject

@@ -38,10 +38,8 @@ PUBLISH_S = 0.1
 PUBLISH_AGAIN_S = 5.0
 PUBLISH_TIMEOUT_S = 8.0
 PUBLISH_BATCH = 20
-TELL_AGAIN_S = 5.0
-OF_ORDERS = frozenset(
-    {"controller.armed", "controller.disarmed"}
-)  # they say that an order was given, and nothing of what came of it
+TELL_AGAIN_S = 5.0  # what is not acknowledged
+OF_ORDERS = ("controller.armed", "controller.disarmed")  # these say that an order was given, not what came of it
 CHECK_FIRST_S, CHECK_EVERY_S = 3.0, 30.0  # of the fencing devices
 
 

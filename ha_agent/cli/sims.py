@@ -51,7 +51,10 @@ StrikeOption = Annotated[
 ]
 
 ExplainOption = Annotated[
-    bool, typer.Option("--explain", help="With --strike: what `ha-agent explain` says of each host that failed.")
+    bool,
+    typer.Option(
+        "--explain", help="With --strike, --script or --seeds 1: what `ha-agent explain` says of each host that failed."
+    ),
 ]
 
 
@@ -83,12 +86,13 @@ def simulate(
         "--strike": strike is not None,
         "--explain": explain,
     }
+    ended = _explain if explain else _nothing
     # Only once a command is chosen is its part of the simulator loaded.
     if script is not None:
-        _only(given, "--script")
+        _only(given, "--script", "--explain")
         from ha_agent.sim.simulate import replay_script
 
-        raise typer.Exit(replay_script(script))
+        raise typer.Exit(replay_script(script, ended=ended))
     if matrix is not None:
         _only(given, "--matrix", "--jobs", "--first-seed")
         _within("--matrix", matrix, 1, EACH_MAX)
@@ -105,9 +109,7 @@ def simulate(
             raise UsageError("--strike wants the seed of its story", "add --first-seed")
         from ha_agent.sim.strikes import replay
 
-        raise typer.Exit(replay(first_seed, step, fault, ended=_explain if explain else _nothing))
-    if explain:
-        raise UsageError("--explain goes with --strike only", "leave it out")
+        raise typer.Exit(replay(first_seed, step, fault, ended=ended))
     if jobs is not None:
         raise UsageError("--jobs goes with --matrix only", "leave it out")
     if json and log:
@@ -115,9 +117,13 @@ def simulate(
     seeds, days = 10 if seeds is None else seeds, 1.0 if days is None else days
     if seeds < 1 or not 0 < days <= DAYS_MAX:
         raise UsageError("nothing would be simulated", f"use --seeds from 1, --days above 0 and at most {DAYS_MAX}")
+    if explain and (seeds > 1 or json):
+        raise UsageError(
+            "--explain tells of one cloud, in text", "use it with --strike, --script, or --seeds 1 without --json"
+        )
     from ha_agent.sim.simulate import run
 
-    raise typer.Exit(run(seeds, 1 if first_seed is None else first_seed, days, json, log=log))
+    raise typer.Exit(run(seeds, 1 if first_seed is None else first_seed, days, json, log=log, ended=ended))
 
 
 def _nothing(sim: Simulation) -> None:

@@ -12,7 +12,7 @@ from math import inf
 import msgspec
 
 from ha_agent.errors import StoreFull, StoreLocked, UsageError
-from ha_agent.model import CommandKind, GuestFault, Order
+from ha_agent.model import CommandKind, Order
 from ha_agent.policy import Policy
 from ha_agent.ports import ForeignClaim, Reported
 from ha_agent.selfdoubt import OWN_COUNTS_S
@@ -21,14 +21,14 @@ from ha_agent.sim.loop import Process
 from ha_agent.sim.network import BMCS, EVERYWHERE, NOVA
 from ha_agent.sim.nova_state import EVACUATION, FIRST_STOPPING_MICROVERSION, UNFINISHED, NovaError
 from ha_agent.sim.simulation import Simulation
-from ha_agent.sim.timeline import stream
+from ha_agent.sim.timeline import SeededRandom, stream
 from ha_agent.sim.weather import Trouble
+from ha_agent.sim.world import GuestTrouble
 from ha_agent.store.memory import Moment
 
 Act = Callable[[Simulation, Sequence[str]], object]
 LOOK_EVERY_S = 0.1
 LOOK_FOR_S = 60.0
-REPORT_AGAIN_S = 5.0
 SHOWS_S = OWN_COUNTS_S + 15.0  # and a silence that began meanwhile
 
 
@@ -334,20 +334,14 @@ def _migrate(sim: Simulation, name: str, dest: str, seconds: float) -> None:
 
 
 def _guest_fault(sim: Simulation, name: str, fault: str) -> None:
-    """A believed event of a guest, as its host's remote would report it to whoever leads: again, until it was taken."""
-    row = sim.world.nova.servers[_server(sim, name)]
-    said = f"{row.id} {fault} {sim.world.now}"
-
-    def report() -> None:
-        leader = sim.leader
-        engine = leader.engine if leader is not None else None
-        if leader is not None and engine is not None:
-            event = GuestFault(host=row.host, server=row.id, fault=fault, report=said, new_id=engine.random.uuid())
-            leader.call(lambda: engine.feed(event))
-        if leader is None or leader.engine is not engine:
-            sim.world.timeline.after(REPORT_AGAIN_S, report)
-
-    report()
+    """Something happens to a guest. Its host's remote tells of it, now or when it can."""
+    row, now = sim.world.nova.servers[_server(sim, name)], sim.world.now
+    host = sim.world.hosts[row.host]
+    if host.powered:
+        sim.world.log(f"{name} on {row.host}: {fault}")
+        host.events[f"{row.id} {fault} {now}"] = GuestTrouble(row.id, fault, now, host.boot_id)
+        for process in sim.processes:
+            process.tell_guests(row.host)
 
 
 # --- the controller, its store and its machine ---
@@ -465,8 +459,9 @@ CONTRARY: dict[str, str] = {"maintenance_on": "maintenance_off", "pause": "unpau
 
 
 def _hasty(sim: Simulation, order: str, args: Sequence[str]) -> None:
-    """At this very moment, or not at all."""
-    sim.order_now(Order(order), args[1] if len(args) > 1 else "", " ".join(args[2:]))
+    """At this very moment, or not at all. Its id is not of the engine's own chance: an order that is refused changes nothing at all."""
+    new_id = SeededRandom(stream(sim.seed, f"{' '.join(args)} at {sim.world.now}")).uuid()
+    sim.order_now(Order(order), args[1] if len(args) > 1 else "", " ".join(args[2:]), new_id=new_id)
 
 
 def changed_policy(policy: Policy, changes: Sequence[str]) -> Policy:

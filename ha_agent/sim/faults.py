@@ -156,9 +156,10 @@ def _maintenance(s: Scene) -> list[str]:
     return [f"hasty maintenance_on {s.subject} planned work for {s.secs(10, 60)}"]
 
 
-def _confirm_wrong(s: Scene) -> list[str]:
-    """A person confirms another host than the one that is down."""
-    return [f"hasty confirm_fenced {s.other()} I hold its plug"]
+def _confirm_hastily(s: Scene) -> list[str]:
+    """A person who did not go and look confirms a host that is silent, rather one that is on than one that is off."""
+    silent = sorted((not h.powered, h.name != s.subject, h.name) for h in s.sim.world.hosts.values() if not h.speaks)
+    return [f"hasty confirm_fenced {silent[0][2] if silent else s.other()} I hold its plug"]
 
 
 def _host_to_nova(s: Scene) -> list[str]:
@@ -280,8 +281,8 @@ TABLE: tuple[Fault, ...] = (
     Fault("disarm", 1, _one(lambda s: f"hasty disarm for {s.secs(5, 60)}")),
     Fault("pause order", 1, _one(lambda s: f"hasty pause for {s.secs(5, 60)}")),
     Fault("fence order", 1, _one(lambda s: f"hasty fence {s.host()} I know better")),
-    Fault("wrong confirmation", 1, _confirm_wrong),
-    Fault("release order", 1, _one(lambda s: f"hasty release {s.host()} moved by hand")),
+    Fault("hasty confirmation", 1, _confirm_hastily, limit=True),
+    Fault("release order", 1, _one(lambda s: f"hasty release {s.subject} moved by hand")),
     Fault("reload", 1, _reload),
     Fault("reload without the host", 1, _one(lambda s: f"reload_without {s.host()} for {s.secs(5, 60)}")),
     Fault("false report", 1, _one(lambda s: f"report {s.host()}")),

@@ -60,6 +60,7 @@ class Witnessing(Protocol):
     """What the judge is told of."""
 
     def sending(self, who: Owner, command: Command) -> None: ...
+    def read(self, host: str, device: str, power: Power) -> None: ...
     def switched(self, command: Command, actual: str, *, on: bool) -> None: ...
     def before_nova(self, command: Command) -> None: ...
     def after_nova(self, command: Command, outcome: Outcome, learned_at: float) -> None: ...
@@ -97,8 +98,14 @@ class Hands:
                 self._world.timeline.after(0.3, lambda: self._read_bmc(host))
             case ReadNova(host=host):
                 self._world.timeline.after(0.2, lambda: self._read_nova(host))
-            case AckGuest():
-                pass  # the guests of this world have no remote that would tell of them
+            case AckGuest(host=host, report=report):
+                self.acknowledge(host, report)
+
+    def acknowledge(self, host: str, report: str) -> None:
+        """The host's remote forgets an event of a guest, if it hears that it was taken."""
+        row = self._world.hosts[host]
+        if row.speaks and self._world.reach(self._owner.name, host):
+            row.events.pop(report, None)
 
     def _feed(self, outcome: Outcome, delay_s: float = 0.0) -> None:
         engine = self._owner.engine
@@ -205,6 +212,7 @@ class Hands:
         """As a fencing worker reports it: of another machine than was learned it only says that it is another one."""
         found = self._looked(host, device)
         if self._may_switch(host, device, found.machine):
+            self._judge.read(host, device, found.power)
             return found
         error = f"wrong machine: it says that it is {found.machine}"
         return msgspec.structs.replace(found, power=Power.UNKNOWN, error=error)

@@ -5,6 +5,9 @@ Where such a pair counts all the same, a second failure in the story brought the
 
 from __future__ import annotations
 
+from ha_agent.model import Step
+
+STEPS = ("suspect", *map(str, Step))
 AFTER_FENCE = ("force_down", "announce", "evacuate", "verify", "settle", "await_return", "unfence", "restart", "reboot")
 AFTER_MOVES = ("verify", "settle", "await_return", "unfence", "restart", "reboot")
 AFTER_POWER_ON = ("unfence", "restart", "reboot")
@@ -36,6 +39,19 @@ RULES: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     ),
     (("unknown rows",), ("reboot",), "a guest is asked for by its own row: its host's service is not looked at"),
     (("reload",), ("reboot",), "what a reboot waits for is decided when it is announced"),
+    (("clock stepped",), STEPS, "no duration and no order of things is by the wall clock: its times are only shown"),
+    (
+        ("hasty confirmation",),
+        ("suspect", *(step for step in AFTER_FENCE if step not in ("announce", "await_return"))),
+        "refused: a person's word is taken while a fence is under way, or where nothing was fenced",
+    ),
+    (("release order",), ("suspect", "fence"), "refused: nothing is proven or moved yet that could be left as it is"),
+    (
+        ("release order",),
+        ("verify", "settle", "unfence"),
+        "nothing is tried again any more, so there is nothing to give up",
+    ),
+    (("release order",), ("reboot",), "refused: a host is released, and only its guest has an incident"),
     (("live migration",), ("settle",), "the host's servers are elsewhere, and nobody asks about theirs any more"),
 )
 

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from ha_agent.bounds import host_bounds
-from ha_agent.model import Answer, Command, CommandKind, Mode, Notification, Operator, Order, Outcome, Status
+from ha_agent.model import Answer, Command, CommandKind, Mode, Notification, Operator, Order, Outcome, Power, Status
+from ha_agent.policy import Fencing
 from ha_agent.ports import Delete, Lease, ProbeAnswered, Put
 from ha_agent.sim.hands import Owner
 from ha_agent.sim.loop import Process
@@ -21,6 +22,7 @@ from ha_agent.store.memory import MemoryStore, Moment
 
 DESTRUCTIVE = frozenset({"fence", "power_on", "force_down", "clear_force_down", "evacuate", "start", "stop", "reboot"})
 TOLD_S = 60.0  # a broker that works has a notification by then
+LEAVES_S = 0.01  # a command that was allowed has left by then
 HEARD_S = 3.0  # a host that this controller heard all this time is alive to it
 REACHED_S = (
     8.0  # longer than a round of probes and its answers: a host that every witness reached all this time is known to be
@@ -49,6 +51,9 @@ class Judge:
         self._words: dict[
             tuple[str, str, str], tuple[Answer, float]
         ] = {}  # controller, host, witness: the last answer, and when it was asked
+        self._off: dict[tuple[str, str], float] = {}  # host, device: when it was last read off
+        self._opened: dict[str, float] = {}  # incident -> since when there can be evidence for it
+        self._word_at: dict[str, float] = {}  # host -> when a person last said that it is off
         self._heard_since: dict[tuple[str, str], float] = {}
         self._reached_since: dict[str, float] = {}
         self._evacuated: set[str] = set()  # hosts whose servers began to move and that did not come back yet
@@ -177,6 +182,8 @@ class Judge:
         api_max_s = self.world.policy.hosts[host].recovery.api_max_s
         if command.kind is CommandKind.EVACUATE and now - lost_at < api_max_s:
             self.broken("S9", f"{command.subject} is evacuated again {now - lost_at:.1f} s after an answer was lost")
+        if command.kind is CommandKind.EVACUATE:
+            self._aged(who, command)
         if command.kind is CommandKind.FENCE:
             self._fencing(who, command)
         if command.kind is CommandKind.POWER_ON and host in self._moving:
@@ -184,6 +191,31 @@ class Judge:
         alive = [a for a in self.world.attempts if a.alive and a.host == host and a.controller == who.name]
         if alive and command.kind in (CommandKind.FENCE, CommandKind.POWER_ON, CommandKind.CLEAR_FORCE_DOWN):
             self.broken("S4", f"{kind} {host} was sent while an off attempt on it was alive")
+
+    def read(self, host: str, device: str, power: Power) -> None:
+        """What a look at a device for a controller found."""
+        if power is Power.OFF:
+            self._off[host, device] = self.world.now
+
+    def _aged(self, who: Owner, command: Command) -> None:
+        """Readings age: of some level every device was read off in this incident and lately (unless the level is declared trusted), or a
+        person said in this incident that the host is off."""
+        host, since = command.host, self._opened.get(command.incident, 0.0)
+        policies = (self.world.policy, who.policy)  # before a reload and after it
+        rules = [policy.hosts[host].fencing for policy in policies if host in policy.hosts]
+        if self._word_at.get(host, -1.0) < since and not any(self._read_off(host, each, since) for each in rules):
+            row = self.world.nova.servers.get(command.subject)
+            name = row.name if row is not None else command.subject
+            self.broken("S2", f"{name} is evacuated off {host}, no level of which was read off lately")
+
+    def _read_off(self, host: str, fencing: Fencing, since: float) -> bool:
+        """Whether a level was, and it still counts."""
+        young = self.world.now - fencing.evidence_max_age_s - LEAVES_S
+        for number, devices in enumerate(fencing.levels):
+            oldest = min((self._off.get((host, device), -1.0) for device in devices), default=-1.0)
+            if oldest >= (since if number in fencing.trusted_levels else max(since, young)):
+                return True
+        return False
 
     def _fencing(self, who: Owner, command: Command) -> None:
         now, name = self.world.now, command.host
@@ -331,6 +363,7 @@ class Judge:
                 self._ordered.pop(order.host, None)
             case Order.CONFIRM_FENCED:
                 host = self.world.hosts[order.host]
+                self._word_at[order.host] = self.world.now
                 heard = host.speaks and self.world.reach(self.world.policy.controller, order.host)
                 if host.powered and not heard:
                     self.confirmed.add(order.host)
@@ -368,6 +401,8 @@ class Judge:
         self.told.append((self.world.now, note))
         data = note.payload.get("ha_agent_object.data")
         host = str(data.get("host", "")) if isinstance(data, dict) else ""
+        if note.event_type == "incident.opened" and isinstance(data, dict):
+            self._opened[str(data.get("incident", ""))] = self.world.now
         if note.event_type == "server.evacuate.start":
             self._evacuated.add(host)  # journalled, so told: S2b counts from the intent
             self._moving.add(host)
@@ -397,6 +432,10 @@ class Judge:
             self.broken(
                 "TOLD", f"{len(untold)} notifications never reached the bus, the first is {untold[0].event_type}"
             )
+        for row in self.world.hosts.values():
+            waits = [e for e in row.events.values() if self.world.now - e.at > TOLD_S]
+            if waits and row.speaks and self.world.reach(self.world.policy.controller, row.name):
+                self.broken("TOLD", f"no controller took what {row.name} has to tell of a guest: {waits[0].fault}")
         for host, at in self._deaths.items():
             if self.world.now - at > 120.0:
                 self.broken("L1", f"{host} died and was never proven off")

@@ -14,13 +14,14 @@ from ha_agent import selfdoubt
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import HaAgentError, StoreError
-from ha_agent.model import CommandKind, Health, Notification, Operator, Reading
+from ha_agent.model import CommandKind, GuestFault, Health, Notification, Operator, Reading
 from ha_agent.notify.writer import KIND as OUTBOX
 from ha_agent.policy import Policy
 from ha_agent.ports import (
     AnyObservation,
     Delete,
     Disconnected,
+    GuestSeen,
     Heartbeat,
     Put,
     Random,
@@ -29,7 +30,7 @@ from ha_agent.ports import (
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.hands import Hands, Witnessing
 from ha_agent.sim.timeline import SeededRandom, VirtualClock, stream
-from ha_agent.sim.world import World
+from ha_agent.sim.world import GuestTrouble, World
 from ha_agent.store.memory import MemoryStore, Moment
 
 INBOX_MAX = 200
@@ -37,6 +38,8 @@ PUBLISH_S = 0.1
 PUBLISH_AGAIN_S = 5.0
 PUBLISH_TIMEOUT_S = 8.0
 PUBLISH_BATCH = 20
+TELL_AGAIN_S = 5.0  # what is not acknowledged
+OF_ORDERS = ("controller.armed", "controller.disarmed")  # these say that an order was given, not what came of it
 CHECK_FIRST_S, CHECK_EVERY_S = 3.0, 30.0  # of the fencing devices
 
 
@@ -96,6 +99,7 @@ class Process:
         self._misses: dict[str, int] = {}
         self._line_free: dict[str, float] = {}  # host -> until when its connection is stalled by lost frames
         self._publishing = False
+        self._told_at: dict[str, float] = {}  # when a remote last told it of an event of a guest
         store.on_commit(self._boundary)
 
     # --- life ---
@@ -163,6 +167,7 @@ class Process:
     def _ends(self, restart_after_s: float | None) -> None:
         self.engine = None
         self._inbox.clear()
+        self._told_at.clear()
         self.paused = False
         self._tick_at = -1.0
         self._hands.died()
@@ -316,12 +321,39 @@ class Process:
             self._misses[host] = 0
             row.heard = True
             self._beat(host)
+            self.tell_guests(host)
             return
         self._misses[host] = self._misses.get(host, 0) + 1
         answered = connected and row.answers_tcp
         if answered or self._misses[host] % 3 == 0:
             error = "connection refused" if answered else "timed out"
             self._deliver(Disconnected(host=host, at=self.now(), answered=answered, error=error))
+
+    def tell_guests(self, host: str) -> None:
+        """The host's remote tells whoever leads what happened to its guests, again and again until it was taken."""
+        engine, row, now = self.engine, self.world.hosts[host], self.world.now
+        if engine is None or not engine.leading or host not in self.policy.hosts or not self._hears(host):
+            return
+        for report, event in list(row.events.items()):
+            if now - self._told_at.get(report, -TELL_AGAIN_S) >= TELL_AGAIN_S:
+                self._told_at[report] = now
+                self.call(partial(self._guest, engine, host, report, event))
+
+    def _guest(self, engine: Engine, host: str, report: str, event: GuestTrouble) -> None:
+        """One that is young is believed, as if Nova had been asked whether the guest still runs there."""
+        row = self.world.hosts[host]
+        if report not in row.events or engine is not self.engine:
+            return
+        age_s = self.world.now - event.at if event.boot_id == row.boot_id else None
+        seen = GuestSeen(host=host, at=self.now(), server=event.server, report=report, fault=event.fault, age_s=age_s)
+        self.saw(self.name, seen)
+        if age_s is None or age_s > self.policy.guest_max_age_s:
+            engine.observe(seen)
+            return
+        new_id = engine.random.uuid()
+        engine.feed(GuestFault(host=host, server=event.server, fault=event.fault, report=report, new_id=new_id))
+        if engine.leading and not engine.store_error:  # it is journalled
+            self._hands.acknowledge(host, report)
 
     def _beat(self, host: str) -> None:
         """A frame, or a frame that comes late: what follows it on the same connection comes later still."""
@@ -403,7 +435,8 @@ class Process:
             return
         for document in waiting:
             note = msgspec.json.decode(document.body, type=Notification)
-            self.saw(self.name, note)
+            if note.event_type not in OF_ORDERS:
+                self.saw(self.name, note)
             self._judge.published(note)
         deletes = [Delete(kind=OUTBOX, key=d.key) for d in waiting]
         self.call(lambda: self._forget(deletes))

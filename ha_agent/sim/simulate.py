@@ -174,8 +174,9 @@ def run(
     make: MakeEngine = Engine,
     *,
     log: bool = False,
+    ended: Callable[[Simulation], None] = lambda sim: None,
 ) -> int:
-    """Live `seeds` lives. Prints with `log` every line of them, progress (not with `json`), violations with the command that replays each and the smallest script
+    """Live `seeds` lives. `ended` is shown the cloud at the end of each. Prints with `log` every line of them, progress (not with `json`), violations with the command that replays each and the smallest script
     that still shows it, and last a summary with a digest of all logs; with `json` each line is a JSON object. 0 if no rule was broken."""
     stdout = out if out is not None else sys.stdout
     total = {"incidents": 0, "recovered": 0, "moved": 0}
@@ -206,6 +207,7 @@ def run(
         if found:
             script = minimised(life, days, make)
             print(jsonlib.dumps({"seed": seed, "script": script}) if json else f"minimised:\n{script}", file=stdout)
+        ended(life.sim)
         if not json and (seed - first_seed + 1) % 10 == 0:
             print(f"{seed - first_seed + 1} of {seeds} seeds, {len(violations)} violations", file=stdout, flush=True)
     summary = {"seeds": seeds, "first_seed": first_seed, "days": days, **total, "log_sha256": digest.hexdigest()}
@@ -240,14 +242,20 @@ def minimised(life: Life, days: float, make: MakeEngine = Engine) -> str:
     return str(yaml.safe_dump(script, sort_keys=False))
 
 
-def replay_script(path: Path, out: TextIO | None = None, make: MakeEngine = Engine) -> int:
-    """Live the life of a script, and print its log. Raises UsageError where the script is wrong. 0 if no rule was broken."""
+def replay_script(
+    path: Path,
+    out: TextIO | None = None,
+    make: MakeEngine = Engine,
+    ended: Callable[[Simulation], None] = lambda sim: None,
+) -> int:
+    """Live the life of a script, and print its log. `ended` is shown the cloud at its end. Raises UsageError where the script is wrong. 0 if no rule was broken."""
     stdout = out if out is not None else sys.stdout
     seed, days, lines = _script(path)
     log: Callable[[str], None] = lambda line: print(line, file=stdout)  # noqa: E731
     life = lived(Life(seed, make, log, only=(), instead=lines), days)
     for v in life.sim.violations:
         print(f"violation: {v}", file=stdout)
+    ended(life.sim)
     return 1 if life.sim.violations else 0
 
 

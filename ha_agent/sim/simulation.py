@@ -123,13 +123,14 @@ class Simulation:
         self.run_until(lambda: self.leader is not None, 120.0, 0.5)
         return self.order_now(order, host, reason, actor)
 
-    def order_now(self, order: Order, host: str = "", reason: str = "", actor: str = "operator") -> str:
-        """The same, at this very moment: refused where no controller leads."""
+    def order_now(
+        self, order: Order, host: str = "", reason: str = "", actor: str = "operator", new_id: str = ""
+    ) -> str:
+        """The same, at this very moment: refused where no controller leads. `new_id`: of an incident that it may open."""
         leader = self.leader
         if leader is None:
             return "no controller leads"
-        refusal = leader.order(Operator(order=order, actor=actor, host=host, reason=reason))
-        self.saw(leader.name, (order, host, refusal))
+        refusal = leader.order(Operator(order=order, actor=actor, host=host, reason=reason, new_id=new_id))
         self._line("operator", f"{order} {host}".rstrip() + (f": refused: {refusal}" if refusal else ""))
         return refusal
 

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+import msgspec
+
 from ha_agent.controller.engine import Engine
 from ha_agent.errors import UsageError
-from ha_agent.model import Step
+from ha_agent.sim import impossible
 from ha_agent.sim.clone import Clone
 from ha_agent.sim.faults import BY_NAME, TABLE, Fault
 from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.simulation import Simulation
 from ha_agent.sim.stage import Mark, Stage
 
-STEPS = ("suspect", *(str(s) for s in Step))
+STEPS = impossible.STEPS
 FAULTS = tuple(f for f in TABLE if not f.mixed)
 PAIRS = tuple((step, f.name) for step in STEPS for f in FAULTS)
 
@@ -49,7 +52,7 @@ class Strike:
     @property
     def replay(self) -> str:
         """The command that plays it again."""
-        return f"ha-agent simulate --first-seed {self.seed} --strike '{self.step}/{self.fault}'"
+        return f"ha-agent simulate --first-seed {self.seed} --strike {shlex.quote(f'{self.step}/{self.fault}')}"
 
 
 class Twin:
@@ -126,6 +129,19 @@ def picture(sim: Simulation) -> str:
     )
 
 
+def timeless(what: object) -> object:
+    """Without the wall clock's times, which are only shown: they differ wherever somebody has set the clock."""
+    return _without_wall(msgspec.to_builtins(what))
+
+
+def _without_wall(what: object) -> object:
+    if isinstance(what, dict):
+        return {key: _without_wall(value) for key, value in what.items() if key != "wall"}
+    if isinstance(what, list | tuple):
+        return [_without_wall(each) for each in what]
+    return what
+
+
 class Play:
     """The second time: it goes to a moment, and from there either on to the next one, or is struck."""
 
@@ -190,7 +206,9 @@ class Play:
             return
         at, seen = self._number, self.twin.seen
         self._number += 1
-        self.differs = at < len(seen) and seen[at] != (self.stage.sim.world.now, who, what)
+        if at < len(seen) and seen[at] != (self.stage.sim.world.now, who, what):
+            when, whom, was = seen[at]
+            self.differs = (when, whom) != (self.stage.sim.world.now, who) or timeless(was) != timeless(what)
 
 
 def strikes(seed: int, wanted: Mapping[str, Sequence[str]], make: MakeEngine = Engine) -> list[Strike]:

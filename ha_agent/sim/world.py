@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ha_agent.model import Answer, Power
 from ha_agent.planes import MANAGEMENT
@@ -39,6 +39,7 @@ class Host:
     heard: bool = False
     started_at: float = 0.0
     powered_at: float = 0.0
+    events: dict[str, GuestTrouble] = field(default_factory=dict)  # by the name that its remote gave it
     _boot_id: str = ""
     _boot_of_id: int = 0
 
@@ -58,6 +59,17 @@ class Host:
     def speaks(self) -> bool:
         """Whether its remote does."""
         return self.powered and self.kernel and not self.frozen and self.remote and not self.hung
+
+
+@dataclass(frozen=True)
+class GuestTrouble:
+    """What happened to a guest, as its host's remote keeps it on disk until a controller has taken it: a crash of the remote takes nothing
+    away. `boot_id`: in which `at` can be compared; after another boot nobody knows when it was."""
+
+    server: str
+    fault: str
+    at: float
+    boot_id: str
 
 
 def machine(host: str) -> str:

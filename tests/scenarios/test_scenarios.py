@@ -28,7 +28,7 @@ def test_scenario(name: str) -> None:
     assert broken(sim) == sorted(script.get("breaks", [])), promised
     assert (folder / "README.md").read_text().strip(), "say which principle the scenario shows"
     expected = folder / "expected.log"
-    if os.environ.get("HA_AGENT_UPDATE_SCENARIOS"):
+    if os.environ.get("HA_AGENT_UPDATE_SCENARIOS") == "1":
         expected.write_text(log)
     assert log == expected.read_text()
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+from ha_agent.controller.engine import Engine
 from ha_agent.sim.impossible import reason
-from ha_agent.sim.strikes import PAIRS, strikes
+from ha_agent.sim.loop import MakeEngine
+from ha_agent.sim.strikes import PAIRS, STEPS, Strike, strikes
+from ha_agent.sim.timeline import VirtualClock
 
 STAGES = 20
 SELDOM = 0.3  # a second failure of the story, or the look at a device's health, falls into the strike
@@ -26,3 +30,41 @@ def test_what_is_called_impossible_changes_nothing() -> None:
     assert set(tried) == {f"{step}/{fault}" for step in wanted for fault in wanted[step]}
     assert {pair: changed[pair] for pair in tried if changed[pair] > SELDOM * tried[pair]} == {}
     assert sum(changed.values()) < 0.05 * sum(tried.values())
+
+
+# --- the wall clock ---
+
+
+class Stepped:
+    """A planted bug: durations go with the wall clock where somebody sets it."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+
+    def now(self) -> float:
+        return self._clock.now() + self._clock.wall_step_s
+
+    def wall(self) -> float:
+        return self._clock.wall()
+
+    def boot_id(self) -> str:
+        return self._clock.boot_id()
+
+
+def by_the_wall_clock(*, clock: VirtualClock, **given: Any) -> Engine:
+    return Engine(clock=Stepped(clock), **given)
+
+
+def clock_steps(stages: int, make: MakeEngine = Engine) -> list[Strike]:
+    """Somebody sets the wall clock, at every step of so many stages."""
+    return [s for seed in range(stages) for s in strikes(seed, {step: ["clock stepped"] for step in STEPS}, make)]
+
+
+def test_a_stepped_wall_clock_changes_nothing_at_all() -> None:
+    struck = clock_steps(20)
+    assert {s.step for s in struck} == set(STEPS)
+    assert [s.replay for s in struck if s.changed or s.violations] == []
+
+
+def test_an_engine_that_goes_by_the_wall_clock_is_noticed() -> None:
+    assert any(s.changed for s in clock_steps(1, by_the_wall_clock))

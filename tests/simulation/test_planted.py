@@ -33,7 +33,7 @@ from ha_agent.model import (
 )
 from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import Policy, Select, Storm
-from ha_agent.ports import AnyObservation, ProbeAnswered
+from ha_agent.ports import AnyObservation, GuestSeen, ProbeAnswered
 from ha_agent.sim.actions import perform
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.loop import MakeEngine
@@ -155,6 +155,14 @@ def lost_is_failed(state: State, event: AnyEvent, rules: Policy, now: Now) -> De
     return decide(state, event, rules, now)
 
 
+def evidence_never_ages(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """What was off once stays off."""
+    hosts = {
+        name: replace(host, fencing=replace(host.fencing, evidence_max_age_s=1e6)) for name, host in rules.hosts.items()
+    }
+    return decide(state, event, replace(rules, hosts=hosts), now)
+
+
 def slow_to_believe(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
     """A verdict is taken seriously after a minute only."""
     if isinstance(event, VerdictGiven) and event.verdict in (Verdict.DOWN, Verdict.OFF):
@@ -194,6 +202,14 @@ class AnyMachine(Engine):
             super().feed(event)
 
 
+class DeafToGuests(Engine):
+    """What remotes tell of guests is neither taken nor acknowledged."""
+
+    def observe(self, obs: AnyObservation) -> None:
+        if not isinstance(obs, GuestSeen):
+            super().observe(obs)
+
+
 class NeverMended(Engine):
     """A cable of its own that was lost once explains every silence ever after."""
 
@@ -211,6 +227,24 @@ def dies(sim: Simulation) -> None:
     sim.world.power_off("h2")
     sim.judge.died("h2")
     sim.run(150.0)
+
+
+def guest_fails_while_the_agent_is_away(sim: Simulation) -> None:
+    perform(sim, "agent_crash h2 for 80")
+    sim.run(1.0)
+    perform(sim, "guest_fault vm3 watchdog")
+    sim.run(150.0)
+    sim.judge.late()
+
+
+def dies_and_its_bmc_hangs(sim: Simulation) -> None:
+    """Its servers move one by one, and before the second one does, nobody can read any more that the host is off."""
+    sim.world.nova._evacuation_s = (60.0, 60.0)
+    sim.world.power_off("h2")
+    sim.run(16.0)
+    assert len(sim.world.nova.evacuate_calls) == 1
+    sim.world.fault("h2", DeviceFault.HANG)
+    sim.run(200.0)
 
 
 def dies_long_after_a_cable(sim: Simulation) -> None:
@@ -355,11 +389,27 @@ def two_planes(make: MakeEngine) -> Simulation:
     return sim
 
 
+def one_at_a_time(make: MakeEngine) -> Simulation:
+    """A cloud that moves one server at a time."""
+    rules = policy()
+    hosts = {
+        name: replace(host, recovery=replace(host.recovery, window_min=1, window_max=1))
+        for name, host in rules.hosts.items()
+    }
+    sim = Simulation(1, replace(rules, hosts=hosts), make=make)
+    for number in (1, 2):
+        sim.world.nova.add_server("h2", f"vm{number}", tags=("automatic-recovery",))
+    sim.start()
+    sim.run(20.0)
+    return sim
+
+
 CASES = {
     "second evacuate": Case("S1", planted(twice), dies),
     "absent is proof": Case("S1", planted(absent_is_proof), evacuated_by_hand),
     "unknown is off": Case("S2", planted(unknown_is_off), freezes_without_bmc),
     "one off is enough": Case("S2", planted(one_off_is_enough), freezes_behind_a_relay_that_bounces),
+    "evidence never ages": Case("S2", unguarded(evidence_never_ages), dies_and_its_bmc_hangs, one_at_a_time),
     "any machine": Case("S5", AnyMachine, freezes_behind_another_bmc),
     "unfence early": Case("S3", unguarded(unfence_early), dies),
     "power on early": Case("S3", unguarded(powers_on_early), dies),
@@ -374,6 +424,7 @@ CASES = {
     "maintenance": Case("S6", unguarded(no_maintenance), dies_in_maintenance),
     "over-long lease": Case("S8", Careless, stands_still_while_it_sends, partial(cloud, seed=3)),
     "lost is failed": Case("S9", planted(lost_is_failed), answers_are_lost),
+    "deaf to guests": Case("TOLD", DeafToGuests, guest_fails_while_the_agent_is_away),
     "slow": Case("L1", planted(slow_to_believe), dies),
     "never mended": Case("L1", NeverMended, dies_long_after_a_cable),
 }

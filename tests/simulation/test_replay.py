@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -85,11 +86,17 @@ def test_a_strike_played_alone_is_the_one_that_was_copied() -> None:
             assert f"fault: {strike.fault}: {strike.lines[0]}" in out.getvalue()
 
 
+def test_a_shell_takes_the_command_of_every_strike() -> None:
+    for step, fault in strikes.PAIRS:
+        words = shlex.split(strikes.Strike(-3, step, fault, False, [], []).replay)
+        assert words == ["ha-agent", "simulate", "--first-seed", "-3", "--strike", f"{step}/{fault}"]
+
+
 def test_what_is_found_in_a_story_without_a_strike_can_be_played_again() -> None:
     """A twin that breaks a rule is told as a strike of nothing, and its command is taken."""
     make = partial(Engine, decide=twice)
     found = strikes.strikes(10, {}, make)
-    assert [s.replay for s in found] == ["ha-agent simulate --first-seed 10 --strike 'none/none'"]
+    assert [s.replay for s in found] == ["ha-agent simulate --first-seed 10 --strike none/none"]
     out = io.StringIO()
     assert strikes.replay(10, "none", "none", out, make) == 1
     assert f"violation: {found[0].violations[0]}" in out.getvalue()
@@ -162,6 +169,9 @@ def test_a_wrong_script_is_refused(text: str, shows: str, tmp_path: Path) -> Non
         (("--strike", "none such/malice", "--first-seed", "1"), "use one of: suspect, fence"),
         (("--strike", "reboot/malice", "--first-seed", "0"), "does not come to 'reboot'"),
         (("--log", "--json"), "leave one of them out"),
+        (("--explain",), "use it with --strike, --script, or --seeds 1"),
+        (("--explain", "--seeds", "1", "--json"), "--explain tells of one cloud, in text"),
+        (("--explain", "--matrix", "1"), "--explain cannot be used with --matrix"),
         (("--first-seed", "x"), "valid integer"),
     ],
 )
@@ -176,4 +186,13 @@ def test_a_strike_is_explained_as_a_real_incident_is(tmp_path: Path) -> None:
     assert "the answer was lost; looking again" in out.split("What happened:")[1]
     assert "Evidence that it is off: every device of level 1 read off, twice" in out
     assert "--:--:--" not in out, "a reading without its time"
-    assert "--explain goes with --strike only" in simulate("--explain", cwd=tmp_path, code=2)
+
+
+def test_so_is_a_life_and_that_of_a_script(tmp_path: Path) -> None:
+    file = tmp_path / "script.yaml"
+    file.write_text("seed: 5\ndays: 0.3\nfaults:\n  1: [kill h1]\n")
+    for args in (("--script", str(file)), ("--seeds", "1", "--first-seed", "7")):
+        plain, out = simulate(*args, cwd=tmp_path), simulate(*args, "--explain", cwd=tmp_path)
+        assert "What happened:" not in plain
+        assert "What happened:" in out
+        assert plain.splitlines()[-1] in out

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
 from ha_agent import selfdoubt, witness
 from ha_agent.controller.effects import AnyEffect, AskWitness, ReadBmc, ReadNova
 from ha_agent.controller.overplanes import OverPlanes
+from ha_agent.controller.rows import Rows
 from ha_agent.controller.silence import Silence
 from ha_agent.controller.together import Together
 from ha_agent.model import (
@@ -23,7 +25,6 @@ from ha_agent.model import (
     Power,
     PowerRead,
     State,
-    Value,
     Verdict,
     VerdictGiven,
     WitnessesSeen,
@@ -52,16 +53,9 @@ DIALS_FREE_S = 20.0  # which the pace of our dials makes sure of anyway
 NOTE_AFTER_S = 0.5  # witnesses of many hosts are noted together; of a few at once
 NOTE_PER_HOST_S = 0.001
 STRAY_S = 5.0  # beyond its time-out, after which an answer to a question that was asked before a reload has come or never will
+LOOKS_PER_VOLUNTEER = 8
 ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
-
-
-class Row(Value, frozen=True, kw_only=True):
-    """What Nova said of a host when it was last read, and when that was first seen to have changed."""
-
-    text: str
-    read_at: float
-    moved_at: float | None = None
 
 
 class Lookout:
@@ -119,9 +113,9 @@ class Lookout:
         self._seen: set[str] = set()  # heard at least once, ever
         self._counted: Together | None = None
         self._counted_at = 0.0
-        self._ring: list[str] = []
-        self._index: dict[str, int] = {}
-        self._rows: dict[str, Row] = {}
+        self._domains: list[list[str]] = []  # the hosts of each failure domain
+        self._seats: dict[str, tuple[int, int]] = {}  # by host: which of the domains, and its place there
+        self._rows = Rows()
 
     def remember(self) -> None:
         """What the journal knows of hosts that nobody can reach any more: who may deny them, and that they were heard."""
@@ -214,7 +208,7 @@ class Lookout:
             del self.views[host]
             self._silence.over(host)
             self._look_at.pop(host, None)
-            self._rows.pop(host, None)
+            self._rows.forget(host)
             self._forget(host)
             self._probe_at.pop(host, None)
             self._seen.discard(host)
@@ -227,8 +221,11 @@ class Lookout:
         for view in sorted(self.views.values(), key=lambda v: v.window_at):
             if view.suspect_at is None:
                 self._wait_for(view.host)
-        self._ring = sorted(policy.hosts)
-        self._index = {h: i for i, h in enumerate(self._ring)}
+        by_domain: dict[str, list[str]] = {}
+        for host in sorted(policy.hosts):
+            by_domain.setdefault(policy.hosts[host].domain, []).append(host)
+        self._domains = [hosts for _, hosts in sorted(by_domain.items())]
+        self._seats = {host: (d, seat) for d, hosts in enumerate(self._domains) for seat, host in enumerate(hosts)}
 
     def next_at(self) -> float:
         """Boottime seconds at which `tick` has something to do."""
@@ -450,19 +447,13 @@ class Lookout:
         return witness.begin_round_over(view, nonce, by_plane, self.name, now, detection)
 
     def _note_row(self, seen: NovaSeen) -> None:
-        text = seen.service.updated_at if seen.service is not None else ""
-        known = self._rows.get(seen.host)
-        if not text:
-            return
-        if known is None or known.read_at < seen.at - witness.reports_last_s(self._detection(seen.host)):
-            known = Row(text=text, read_at=seen.at)  # a change since then may be as old
-        moved_at = known.moved_at if text == known.text else seen.at
-        self._rows[seen.host] = Row(text=text, read_at=seen.at, moved_at=moved_at)
+        if seen.service is not None and seen.service.updated_at:
+            lasts_s = witness.reports_last_s(self._detection(seen.host))
+            self._rows.note(seen.host, seen.service.updated_at, seen.at, lasts_s)
 
     def _nova_hears(self, host: str, now: float) -> bool:
         """Whether any other host has reported to Nova lately."""
-        lately = now - witness.reports_last_s(self._detection(host))
-        return any(r.moved_at is not None and r.moved_at >= lately for h, r in self._rows.items() if h != host)
+        return self._rows.hears(now - witness.reports_last_s(self._detection(host)), but=host)
 
     def _give(self, view: witness.View, verdict: Verdict, reason: str, asked: witness.Round | None) -> None:
         """Tell `decide`, once per round and change."""
@@ -558,7 +549,7 @@ class Lookout:
                     AskWitness(witness=w, target=host, nonce=self.random.nonce(), deadline_s=detection.probe_timeout_s)
                 )
             pause = detection.witness_fresh_s / 3
-            enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._ring) - 1))
+            enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._seats) - 1))
             self._probe_after(host, (pause if enough else min(pause, 2.0)) * self.random.uniform(0.8, 1.0))
 
     def _first_probe_s(self, host: str, low_s: float, high_s: float) -> float:
@@ -639,13 +630,24 @@ class Lookout:
             self._tell(WitnessesSeen(witnesses=changed, over=changed_over))
 
     def _volunteers(self, target: str, count: int) -> Sequence[str]:
-        """Fresh hosts that follow the target in the ring, other failure domains first."""
-        at = self._index[target]
-        ring = [self._ring[(at + i) % len(self._ring)] for i in range(1, min(len(self._ring), 8 * count + 1))]
-        home = self.policy.hosts[target].domain
-        alive = [h for h in ring if self.views[h].suspect_at is None and self.views[h].heard_at is not None]
-        alive.sort(key=lambda h: self.policy.hosts[h].domain == home)
-        return alive[:count]
+        """Hosts that are heard: of other failure domains by turns, from the target's seat in its own one on, so that all hosts of domains of
+        one size are asked alike; then of its own."""
+        alive = (h for h in self._neighbours(target, LOOKS_PER_VOLUNTEER * count) if self._is_heard(h))
+        return list(islice(alive, count))
+
+    def _is_heard(self, host: str) -> bool:
+        view = self.views[host]
+        return view.suspect_at is None and view.heard_at is not None
+
+    def _neighbours(self, target: str, most: int) -> Iterator[str]:
+        """At most so many of other domains, and as many of its own."""
+        home, seat = self._seats[target]
+        others = [self._domains[(home + n) % len(self._domains)] for n in range(1, min(len(self._domains), most + 1))]
+        longest = max(map(len, others), default=0)
+        turns = (hosts[(seat + n) % len(hosts)] for n in range(longest) for hosts in others if n < len(hosts))
+        yield from islice(turns, most)
+        own = self._domains[home]
+        yield from islice((own[(seat + n) % len(own)] for n in range(1, len(own))), most)
 
     def paused(self) -> None:
         """S8: after a pause of our own every host gets one full window again."""

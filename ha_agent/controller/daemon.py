@@ -64,6 +64,7 @@ class Controller:
         outbox: Outbox | None,
         drivers: dict[tuple[str, str], str] | None = None,
         on_line: Callable[[str], None] = lambda line: None,
+        own_network: OwnNetwork | None = None,
     ) -> None:
         self.policy = policy
         self.store = store
@@ -93,9 +94,10 @@ class Controller:
         self._wake = asyncio.Event()
         self._stopping = False
         self._turned_at = self._felt_at = clock.now()
-        self.loop_lag_s = 0.0
+        self.loop_lag_s = 0.0  # as it was measured last
+        self._worst_lag_s = 0.0  # since it was last felt
         self._lag_s = 0.0  # what is remembered of it
-        self._own_network = OwnNetwork()
+        self._own_network = own_network if own_network is not None else OwnNetwork()
         self.cloud_error = ""  # why Nova could not be read when it was last looked at
         self.turns = 0
         self._told = 0
@@ -120,9 +122,12 @@ class Controller:
         try:
             while not self._stopping:
                 self._turn()
+                wait_s = self._wait_s()
+                due = self.clock.now() + wait_s
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._wait_s())
+                    await asyncio.wait_for(self._wake.wait(), wait_s)
                 self._wake.clear()
+                self._late(due)
         finally:
             for each in beside:
                 each.cancel()
@@ -139,7 +144,13 @@ class Controller:
         while True:
             due = self.clock.now() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
-            self.loop_lag_s = max(0.0, self.clock.now() - due)
+            self.loop_lag_s = self._late(due)
+
+    def _late(self, due: float) -> float:
+        """How late, in seconds, something comes now that was due then. The worst is kept until it is felt: after it the loop runs well."""
+        lag_s = max(0.0, self.clock.now() - due)
+        self._worst_lag_s = max(self._worst_lag_s, lag_s)
+        return lag_s
 
     def stop(self) -> None:
         """End `run`, with a clean hand-over: what is under way is journalled, the lease is released."""
@@ -185,8 +196,8 @@ class Controller:
     def _feel(self) -> None:
         """How well it is itself: a loop that ran late heard its hosts late."""
         now = self.clock.now()
-        self._lag_s = selfdoubt.remembered(self.loop_lag_s, self._lag_s, now - self._felt_at)
-        self._felt_at = now
+        self._lag_s = selfdoubt.remembered(self._worst_lag_s, self._lag_s, now - self._felt_at)
+        self._felt_at, self._worst_lag_s = now, 0.0
         network = self._own_network
         own = selfdoubt.Own(lag_s=self._lag_s, no_carrier=network.no_carrier, gateway_lost_at=network.gateway_lost_at)
         self.engine.lookout.feel(own)

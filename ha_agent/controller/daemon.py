@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ha_agent import selfdoubt
 from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
+from ha_agent.api.recent import Recent
 from ha_agent.controller import fencing_view
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
 from ha_agent.controller.fencing_view import FencingView
 from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
-from ha_agent.controller.summaries import summaries
+from ha_agent.controller.summaries import summaries, summary
 from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
@@ -103,6 +104,8 @@ class Controller:
         self._told = 0
         self._publishing: asyncio.Task[None] | None = None
         self._claim: tuple[str, int] | None = None
+        self._views = Recent(lambda: summaries(self.engine, self._certificate_days()), clock.now)
+        self._devices = Recent(self.devices_health.all, clock.now)
         self._tallies = {
             "probes_answered": 0,
             "witness_denials": 0,
@@ -166,6 +169,8 @@ class Controller:
     ) -> None:
         """A new inventory, while everything runs. Open incidents go on."""
         self.policy = policy
+        self._views.forget()
+        self._devices.forget()
         self.engine.set_policy(policy)
         self.executor.policy = policy
         self.devices_health.drivers = drivers
@@ -310,11 +315,15 @@ class Controller:
 
     def views(self) -> Mapping[str, HostViewSummary]:
         """See Facade."""
-        return summaries(self.engine, self._certificate_days())
+        return self._views()
+
+    def view(self, host: str) -> HostViewSummary | None:
+        """See Facade."""
+        return summary(self.engine, host, self._certificate_days().get(host)) if host in self.engine.views else None
 
     def devices(self) -> Sequence[DeviceHealth]:
         """See Facade."""
-        return self.devices_health.all()
+        return self._devices()
 
     def leader(self) -> LeaderInfo:
         """See Facade."""
@@ -348,19 +357,18 @@ class Controller:
         reasons += [
             f"{d.host}: {d.device}: {d.error}" for d in self.devices() if not d.ok and d.checked_age_s is not None
         ]
-        for host, view in engine.views.items():
-            least = self.policy.hosts[host].detection.witnesses_min
-            if view.heard_at is not None and engine.witnesses(host) < least:
-                reasons.append(f"{host} has {engine.witnesses(host)} of at least {least} witnesses")
+        for host, view in self.views().items():
+            least = self.policy.hosts[host].detection.witnesses_min if host in self.policy.hosts else 0
+            if view.last_seen_age_s is not None and view.witnesses < least:
+                reasons.append(f"{host} has {view.witnesses} of at least {least} witnesses")
         reasons += [note.text for note in self._pki_notes() if note.urgent]
         return reasons
 
     def notes(self) -> Sequence[str]:
         """See Facade."""
         notes = [note.text for note in self._pki_notes() if not note.urgent]
-        for host in self.policy.hosts:
-            if planes := self.engine.lookout.planes_lost(host):
-                notes.append(f"no other host reaches {host} over {listed(planes)}")
+        lost = ((host, view.planes_lost) for host, view in self.views().items() if view.planes_lost)
+        notes += [f"no other host reaches {host} over {listed(planes)}" for host, planes in lost]
         return notes
 
     def _pki_notes(self) -> Sequence[Note]:
@@ -432,7 +440,7 @@ class Controller:
 
     def fencing_plan(self, host: str) -> FencingPlan:
         """See Facade."""
-        return fencing_view.plan(self.policy, self.engine.state, self.devices(), host)
+        return fencing_view.plan(self.policy, self.engine.state, self.devices_health.all(), host)
 
 
 def _said(order: Operator) -> str:

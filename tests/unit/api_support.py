@@ -110,6 +110,7 @@ class FakeFacade(SaysOfFencing):
 
     def __init__(self) -> None:
         self.orders: list[Operator] = []
+        self.looked = 0  # at all hosts
         self.refuse: HaAgentError | None = None
         self.reasons: list[str] = []
         self.noted: list[str] = []
@@ -138,7 +139,11 @@ class FakeFacade(SaysOfFencing):
         )
 
     def views(self) -> Mapping[str, HostViewSummary]:
+        self.looked += 1
         return self.hosts
+
+    def view(self, host: str) -> HostViewSummary | None:
+        return self.views().get(host)
 
     def devices(self) -> Sequence[DeviceHealth]:
         return [

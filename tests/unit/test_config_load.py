@@ -30,6 +30,8 @@ def test_the_example_is_complete_and_shows_the_defaults() -> None:
         name="compute-1", place="192.0.2.11 port 7420", domain="rack-1"
     )
     assert loaded.policy.hosts["compute-2"].planes == ("storage", "tenant")
+    everywhere = "192.0.2.12 port 7420, storage 198.51.100.12, tenant 203.0.113.12"
+    assert loaded.policy.hosts["compute-2"].place == everywhere
     assert endpoints(loaded)["compute-2"].planes == {"storage": "198.51.100.12", "tenant": "203.0.113.12"}
     assert loaded.policy.hosts["nfv-1"].recovery.mode is Mode.NOTIFY
     assert loaded.policy.hosts["nfv-1"].recovery.settle_after_s == 3600

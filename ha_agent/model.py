@@ -432,18 +432,19 @@ class FenceRecord(Value, frozen=True, kw_only=True):
 
 
 class HostRecord(Value, frozen=True, kw_only=True):
-    """What is kept of a host over restarts. `first_seen_wall`: of the first heartbeat ever. `cleared_boot_id`: the boot that its gate
-    was last opened for. `machine`: the id that its fencing devices reported while it was known alive, by device."""
+    """What is kept of a host over restarts. `first_seen_wall`: of the first heartbeat ever. `place`: where it was last heard or reached, in
+    the words of its policy; empty: a document that is older than this field. `cleared_boot_id`: the boot that its gate was last opened for. `machine`: the id that its fencing devices reported while it was known alive, by device."""
 
     host: str
     first_seen_wall: float = 0.0
+    place: str = ""
     boot_id: str = ""
     suspect_since: float | None = None
     cleared_boot_id: str = ""
     maintenance: str = ""
     machine: dict[str, str] = {}
     contradiction: str = ""  # its devices read off while the same boot sent heartbeats: they guard something else
-    witnesses: tuple[str, ...] = ()  # who reached it lately: after a restart they may still speak of it
+    witnesses: tuple[str, ...] = ()  # who reached it there lately: after a restart they may still speak of it
     witnesses_over: dict[str, tuple[str, ...]] = {}  # the same by plane, but for the management plane
 
 

@@ -87,9 +87,11 @@ class Recovery(Value, frozen=True, kw_only=True):
 
 
 class HostPolicy(Value, frozen=True, kw_only=True):
-    """Everything that holds for one host. `planes`: over which it can be reached besides the management plane."""
+    """Everything that holds for one host. `place`: where its remote is, its addresses and port as one text: what was heard or reached at
+    another place says nothing of this one. `planes`: over which it can be reached besides the management plane."""
 
     name: str
+    place: str = ""
     domain: str = ""
     planes: tuple[str, ...] = ()
     detection: Detection = Detection()

@@ -100,19 +100,26 @@ class View(Value, frozen=True, kw_only=True):
 class Context(Value, frozen=True, kw_only=True):
     """What is known beside the host itself. `doubt`: why our own network is more likely at fault; empty: it is not. `nova_hears`: whether
     Nova's view of any other host advanced lately: where it hears nobody, its silence about this one says nothing. `planes`: the host's,
-    besides the management plane."""
+    besides the management plane. `elsewhere`: it was heard before, but neither heard nor reached yet where it is said to be now: silence
+    there says more of the address than of the host."""
 
     now_s: float
     detection: Detection
     doubt: str = ""
     nova_hears: bool = True
     planes: tuple[str, ...] = ()
+    elsewhere: bool = False
 
 
 def fresh(host: str, now_s: float, *, seen: bool = False, boot_id: str = "") -> View:
     """A host at our start: it gets one full window before its silence means anything."""
     verdict = Verdict.ALIVE if seen else Verdict.NEVER_SEEN
     return View(host=host, window_at=now_s, seen=seen, boot_id=boot_id, verdict=verdict)
+
+
+def anew(view: View, now_s: float) -> View:
+    """One full window again: what was asked before says nothing of the host any more."""
+    return msgspec.structs.replace(view, window_at=now_s, suspect_at=None, round=None, judged=None, direct_tcp_at=None)
 
 
 def heard(view: View, beat: Heartbeat) -> View:
@@ -337,6 +344,8 @@ def judge(view: View, ctx: Context) -> tuple[Verdict, str] | None:
         return Verdict.PARTITIONED, f"{silence}, but {_signed(current, signed)}"
     if not view.seen:
         return Verdict.NEVER_SEEN, "it was never heard since it is in the inventory"
+    if ctx.elsewhere:  # S5: at an address where it never was, answers and denials are another machine's, or nobody's
+        return Verdict.UNKNOWN, f"{silence}, but it was neither heard nor reached at its present address yet"
     if ctx.doubt:
         return Verdict.UNKNOWN, f"{silence}, but {ctx.doubt}"
     if view.doubted_at is not None and current.at <= view.doubted_at:

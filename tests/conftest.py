@@ -1,7 +1,8 @@
 """Which tests run where. Nothing is left out in silence: what is not run is named at the very end, with the reason.
 
 `root`: runs as root only; every other user's run names it. `full`: too long for CI, runs with `--full` or `-m full`.
-With CI=true a skipped test is a failed test: a component that is missing there is a defect of the CI.
+With CI=true a skipped test is a failed test, and so is one that needs root and has not got it, unless HA_AGENT_NO_ROOT=1 says that this is
+meant: a component that is missing there is a defect of the CI.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ def is_root() -> bool:
     return os.geteuid() == 0 and not os.environ.get("HA_AGENT_NO_ROOT")
 
 
+def lacks_root() -> bool:
+    """Whether CI runs as a user where nobody said that it should."""
+    return in_ci() and os.geteuid() != 0 and not os.environ.get("HA_AGENT_NO_ROOT")
+
+
 def in_ci() -> bool:
     return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
@@ -42,7 +48,7 @@ def reason_not_to_run(item: pytest.Item, config: pytest.Config) -> str:
     """Empty if the test runs."""
     if item.get_closest_marker("full") and not config.getoption("--full") and "full" not in config.getoption("-m"):
         return TOO_LONG
-    if item.get_closest_marker("root") and not is_root():
+    if item.get_closest_marker("root") and not is_root() and not lacks_root():
         return NEEDS_ROOT
     return ""
 
@@ -59,6 +65,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and lacks_root():
+        pytest.fail(f"{NEEDS_ROOT}; a CI that runs as a user on purpose sets HA_AGENT_NO_ROOT=1", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

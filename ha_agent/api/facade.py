@@ -112,10 +112,13 @@ class Facade(Protocol):
         """All that `decide` knows: fleet, hosts, incidents."""
 
     def views(self) -> Mapping[str, HostViewSummary]:
-        """Every known host, by name."""
+        """Every known host, by name, as it was at most about a second ago."""
+
+    def view(self, host: str) -> HostViewSummary | None:
+        """One host, as it is now; None: it is not known."""
 
     def devices(self) -> Sequence[DeviceHealth]:
-        """Every fencing device of every host."""
+        """Every fencing device of every host, as it was at most about a second ago."""
 
     def deliveries(self) -> Sequence[Delivery]:
         """Everybody who is told of what happens."""

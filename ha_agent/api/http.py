@@ -18,6 +18,7 @@ from ha_agent import metrics
 from ha_agent.api import views
 from ha_agent.api.access import NEEDED, Caller, Peers, Role, Tokens, load_tokens
 from ha_agent.api.facade import Facade
+from ha_agent.api.recent import Recent
 from ha_agent.errors import HaAgentError, StoreError, Unanswered, UsageError
 from ha_agent.model import Operator, Order, Phase
 
@@ -72,6 +73,7 @@ class Api:
         self._tokens = load_tokens(Path(settings.tokens_file)) if settings.tokens_file else Tokens()
         self._peers = Peers(settings.socket_roles, os.getuid())
         self._in_flight = 0
+        self._all_hosts = Recent(lambda: msgspec.json.encode(views.hosts(facade)), facade.now)
         self._runner: web.AppRunner | None = None
         self._names = LOOPBACK_NAMES | {settings.listen.lower(), *(name.lower() for name in settings.allowed_hosts)}
         self._open = settings.listen.startswith("127.") or settings.listen in ("::1", "localhost")
@@ -195,7 +197,7 @@ class Api:
         return _json(views.status(self._facade))
 
     async def _hosts(self, request: web.Request) -> web.Response:
-        return _json(views.hosts(self._facade))
+        return web.Response(body=self._all_hosts(), content_type="application/json")
 
     async def _host(self, request: web.Request) -> web.Response:
         return _json(views.host(self._facade, request.match_info["host"]))
@@ -245,6 +247,7 @@ class Api:
         text = await self._facade.order(
             Operator(order=body.order, actor=caller.actor, host=body.host, incident=body.incident, reason=body.reason)
         )
+        self._all_hosts.forget()
         return _json({"text": text})
 
 

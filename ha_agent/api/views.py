@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from ha_agent.api.facade import DeviceHealth, Facade, HostViewSummary, LeaderInfo
 from ha_agent.errors import UsageError
@@ -71,8 +72,13 @@ class Status(Value, frozen=True, kw_only=True):
 
 def status(facade: Facade) -> Status:
     """See Status."""
-    state, rows = facade.state(), hosts(facade)
-    devices = facade.devices()
+    state, seen, devices, open_by_host = facade.state(), facade.views(), facade.devices(), _open_by_host(facade)
+    of_host = _by_host(devices)
+    troubled = (
+        _row(view, state.hosts.get(name), open_by_host.get(name), tuple(of_host.get(name, ())))
+        for name, view in sorted(seen.items())
+        if name in open_by_host or view.verdict is not Verdict.ALIVE
+    )
     return Status(
         controller=facade.leader(),
         armed=state.fleet.armed,
@@ -80,11 +86,11 @@ def status(facade: Facade) -> Status:
         paused=state.fleet.paused,
         foreign=state.fleet.foreign,
         ready=tuple(facade.ready()),
-        hosts=len(rows),
-        verdicts=dict(Counter(str(row.view.verdict) for row in rows)),
-        troubled=tuple(row for row in rows if row.incident or row.view.verdict is not Verdict.ALIVE),
+        hosts=len(seen),
+        verdicts={str(verdict): count for verdict, count in Counter(view.verdict for view in seen.values()).items()},
+        troubled=tuple(troubled),
         open_incidents=tuple(incidents(facade, "", Phase.OPEN)),
-        maintenance=tuple(row.view.host for row in rows if row.maintenance),
+        maintenance=tuple(h for h, record in sorted(state.hosts.items()) if record.maintenance and h in seen),
         devices=len(devices),
         devices_failed=tuple(each for each in devices if not each.ok and each.checked_age_s is not None),
         notes=tuple(facade.notes()),
@@ -93,23 +99,32 @@ def status(facade: Facade) -> Status:
 
 def hosts(facade: Facade) -> list[HostRow]:
     """Every host, by name."""
-    open_by_host: dict[str, Incident] = {}
-    for each in facade.state().incidents.values():
-        if each.phase is Phase.OPEN and (each.kind is Kind.HOST or each.host not in open_by_host):
-            open_by_host[each.host] = each
-    devices: dict[str, list[DeviceHealth]] = {}
-    for device in facade.devices():
-        devices.setdefault(device.host, []).append(device)
-    records = facade.state().hosts
+    open_by_host, devices, records = _open_by_host(facade), _by_host(facade.devices()), facade.state().hosts
     return [
         _row(view, records.get(name), open_by_host.get(name), tuple(devices.get(name, ())))
         for name, view in sorted(facade.views().items())
     ]
 
 
+def _open_by_host(facade: Facade) -> dict[str, Incident]:
+    """Of each host that has one, the open incident that says most."""
+    found: dict[str, Incident] = {}
+    for each in facade.state().incidents.values():
+        if each.phase is Phase.OPEN and (each.kind is Kind.HOST or each.host not in found):
+            found[each.host] = each
+    return found
+
+
+def _by_host(devices: Iterable[DeviceHealth]) -> dict[str, list[DeviceHealth]]:
+    found: dict[str, list[DeviceHealth]] = {}
+    for device in devices:
+        found.setdefault(device.host, []).append(device)
+    return found
+
+
 def host(facade: Facade, name: str) -> HostDetail:
     """One host. Raises UsageError where it is not known."""
-    view = facade.views().get(name)
+    view = facade.view(name)
     if view is None:
         raise UsageError(f"{name[:255]!r} is not in the inventory", "see: ha-agent status --all")
     devices = tuple(each for each in facade.devices() if each.host == name)

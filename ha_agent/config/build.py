@@ -21,6 +21,12 @@ def place(name: str, host: schema.Host) -> HostPlace:
     )
 
 
+def place_text(host: HostPlace) -> str:
+    """All its addresses and its port, as one text that differs wherever one of them does."""
+    planes = [f"{plane} {address}" for plane, address in sorted(host.planes.items())]
+    return ", ".join((f"{host.address} port {host.port}", *planes))
+
+
 def detection(d: schema.Detection) -> p.Detection:
     """Times of detection."""
     return p.Detection(

@@ -150,6 +150,7 @@ class _Builder:
             parts = compiled[index]
             policies[name] = HostPolicy(
                 name=name,
+                place=build.place_text(hosts[name]),
                 domain=host.domain,
                 planes=tuple(host.planes),
                 detection=parts[0],

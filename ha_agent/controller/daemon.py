@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ha_agent import selfdoubt
 from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
+from ha_agent.api.recent import Recent
 from ha_agent.controller import fencing_view
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
 from ha_agent.controller.fencing_view import FencingView
 from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
-from ha_agent.controller.summaries import summaries
+from ha_agent.controller.summaries import summaries, summary
 from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
@@ -65,6 +66,7 @@ class Controller:
         outboxes: Deliveries | None,
         drivers: dict[tuple[str, str], str] | None = None,
         on_line: Callable[[str], None] = lambda line: None,
+        own_network: OwnNetwork | None = None,
     ) -> None:
         self.policy = policy
         self.store = store
@@ -94,14 +96,17 @@ class Controller:
         self._wake = asyncio.Event()
         self._stopping = False
         self._turned_at = self._felt_at = clock.now()
-        self.loop_lag_s = 0.0
+        self.loop_lag_s = 0.0  # as it was measured last
+        self._worst_lag_s = 0.0  # since it was last felt
         self._lag_s = 0.0  # what is remembered of it
-        self._own_network = OwnNetwork()
+        self._own_network = own_network if own_network is not None else OwnNetwork()
         self.cloud_error = ""  # why Nova could not be read when it was last looked at
         self.turns = 0
         self._told = 0
         self._publishing: asyncio.Task[None] | None = None
         self._claim: tuple[str, int] | None = None
+        self._views = Recent(lambda: summaries(self.engine, self._certificate_days()), clock.now)
+        self._devices = Recent(self.devices_health.all, clock.now)
         self._tallies = {
             "probes_answered": 0,
             "witness_denials": 0,
@@ -121,10 +126,13 @@ class Controller:
         try:
             while not self._stopping:
                 self._turn()
+                wait_s = self._wait_s()
+                due = self.clock.now() + wait_s
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._wait_s()):
+                    async with asyncio.timeout(wait_s):
                         await self._wake.wait()
                 self._wake.clear()
+                self._late(due)
         finally:
             for each in beside:
                 each.cancel()
@@ -141,7 +149,13 @@ class Controller:
         while True:
             due = self.clock.now() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
-            self.loop_lag_s = max(0.0, self.clock.now() - due)
+            self.loop_lag_s = self._late(due)
+
+    def _late(self, due: float) -> float:
+        """How late, in seconds, something comes now that was due then. The worst is kept until it is felt: after it the loop runs well."""
+        lag_s = max(0.0, self.clock.now() - due)
+        self._worst_lag_s = max(self._worst_lag_s, lag_s)
+        return lag_s
 
     def stop(self) -> None:
         """End `run`, with a clean hand-over: what is under way is journalled, the lease is released."""
@@ -157,6 +171,8 @@ class Controller:
     ) -> None:
         """A new inventory, while everything runs. Open incidents go on."""
         self.policy = policy
+        self._views.forget()
+        self._devices.forget()
         self.engine.set_policy(policy)
         self.executor.policy = policy
         self.devices_health.drivers = drivers
@@ -187,8 +203,8 @@ class Controller:
     def _feel(self) -> None:
         """How well it is itself: a loop that ran late heard its hosts late."""
         now = self.clock.now()
-        self._lag_s = selfdoubt.remembered(self.loop_lag_s, self._lag_s, now - self._felt_at)
-        self._felt_at = now
+        self._lag_s = selfdoubt.remembered(self._worst_lag_s, self._lag_s, now - self._felt_at)
+        self._felt_at, self._worst_lag_s = now, 0.0
         network = self._own_network
         own = selfdoubt.Own(lag_s=self._lag_s, no_carrier=network.no_carrier, gateway_lost_at=network.gateway_lost_at)
         self.engine.lookout.feel(own)
@@ -301,11 +317,15 @@ class Controller:
 
     def views(self) -> Mapping[str, HostViewSummary]:
         """See Facade."""
-        return summaries(self.engine, self._certificate_days())
+        return self._views()
+
+    def view(self, host: str) -> HostViewSummary | None:
+        """See Facade."""
+        return summary(self.engine, host, self._certificate_days().get(host)) if host in self.engine.views else None
 
     def devices(self) -> Sequence[DeviceHealth]:
         """See Facade."""
-        return self.devices_health.all()
+        return self._devices()
 
     def leader(self) -> LeaderInfo:
         """See Facade."""
@@ -339,19 +359,18 @@ class Controller:
         reasons += [
             f"{d.host}: {d.device}: {d.error}" for d in self.devices() if not d.ok and d.checked_age_s is not None
         ]
-        for host, view in engine.views.items():
-            least = self.policy.hosts[host].detection.witnesses_min
-            if view.heard_at is not None and engine.witnesses(host) < least:
-                reasons.append(f"{host} has {engine.witnesses(host)} of at least {least} witnesses")
+        for host, view in self.views().items():
+            least = self.policy.hosts[host].detection.witnesses_min if host in self.policy.hosts else 0
+            if view.last_seen_age_s is not None and view.witnesses < least:
+                reasons.append(f"{host} has {view.witnesses} of at least {least} witnesses")
         reasons += [note.text for note in self._pki_notes() if note.urgent]
         return reasons
 
     def notes(self) -> Sequence[str]:
         """See Facade."""
         notes = [note.text for note in self._pki_notes() if not note.urgent]
-        for host in self.policy.hosts:
-            if planes := self.engine.lookout.planes_lost(host):
-                notes.append(f"no other host reaches {host} over {listed(planes)}")
+        lost = ((host, view.planes_lost) for host, view in self.views().items() if view.planes_lost)
+        notes += [f"no other host reaches {host} over {listed(planes)}" for host, planes in lost]
         return [*notes, *(note for each in self.deliveries() if (note := waits(each)))]
 
     def _pki_notes(self) -> Sequence[Note]:
@@ -421,7 +440,7 @@ class Controller:
 
     def fencing_plan(self, host: str) -> FencingPlan:
         """See Facade."""
-        return fencing_view.plan(self.policy, self.engine.state, self.devices(), host)
+        return fencing_view.plan(self.policy, self.engine.state, self.devices_health.all(), host)
 
 
 def _said(order: Operator) -> str:

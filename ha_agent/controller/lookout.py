@@ -5,24 +5,26 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
 from ha_agent import selfdoubt, witness
 from ha_agent.controller.effects import AnyEffect, AskWitness, ReadBmc, ReadNova
 from ha_agent.controller.overplanes import OverPlanes
+from ha_agent.controller.rows import Rows
 from ha_agent.controller.silence import Silence
 from ha_agent.controller.together import Together
 from ha_agent.model import (
     Answer,
     AnyEvent,
     Beat,
+    HostRecord,
     Phase,
     Power,
     PowerRead,
     State,
-    Value,
     Verdict,
     VerdictGiven,
     WitnessesSeen,
@@ -50,16 +52,10 @@ DIAL_MOST_S = (
 DIALS_FREE_S = 20.0  # which the pace of our dials makes sure of anyway
 NOTE_AFTER_S = 0.5  # witnesses of many hosts are noted together; of a few at once
 NOTE_PER_HOST_S = 0.001
+STRAY_S = 5.0  # beyond its time-out, after which an answer to a question that was asked before a reload has come or never will
+LOOKS_PER_VOLUNTEER = 8
 ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
-
-
-class Row(Value, frozen=True, kw_only=True):
-    """What Nova said of a host when it was last read, and when that was first seen to have changed."""
-
-    text: str
-    read_at: float
-    moved_at: float | None = None
 
 
 class Lookout:
@@ -99,6 +95,11 @@ class Lookout:
         self._to_note: set[str] = set()
         self._note_at = 0.0
         self._remembered: dict[str, float] = {}  # hosts whose witnesses the journal knew, and when that was read
+        self._places: dict[str, str] = {}  # of every host, as the inventory says
+        self._elsewhere: set[str] = set()  # heard before, but not where they are now
+        self._here_from: dict[
+            str, float
+        ] = {}  # hosts that moved or left: from when on what comes is from where they are now
         self._given: dict[str, tuple[Verdict, str]] = {}
         self._silent: set[str] = set()
         self._undialled: set[str] = set()
@@ -112,20 +113,16 @@ class Lookout:
         self._seen: set[str] = set()  # heard at least once, ever
         self._counted: Together | None = None
         self._counted_at = 0.0
-        self._ring: list[str] = []
-        self._index: dict[str, int] = {}
-        self._rows: dict[str, Row] = {}
+        self._domains: list[list[str]] = []  # the hosts of each failure domain
+        self._seats: dict[str, tuple[int, int]] = {}  # by host: which of the domains, and its place there
+        self._rows = Rows()
 
     def remember(self) -> None:
         """What the journal knows of hosts that nobody can reach any more: who may deny them, and that they were heard."""
         now = self.clock.now()
         for host, record in self._state().hosts.items():
-            self.over.remember(host, record.witnesses_over, now)
-            if record.witnesses and not self.reached.get(host):
-                self.reached[host] = dict.fromkeys(record.witnesses, now)
-                self._remembered[host] = now
-                if host in self._probe_at:
-                    self._probe_after(host, self._first_probe_s(host, 0.8, 1.0))
+            if self._recall(host) and host in self._probe_at:
+                self._probe_after(host, self._first_probe_s(host, 0.8, 1.0))
             view = self.views.get(host)
             if view is not None and record.first_seen_wall and not view.seen:
                 self.views[host] = msgspec.structs.replace(
@@ -141,36 +138,94 @@ class Lookout:
         self._counted = None
         self._given.clear()
 
+    def _recall(self, host: str) -> bool:
+        """Takes from the journal who reached the host where it is now, and whether anybody ever did; who reached it at another place may
+        not speak of this one (S5). Whether witnesses were learned so."""
+        record, view, now = self._noted(host), self.views.get(host), self.clock.now()
+        if record is None:
+            return False
+        if record.place == self._place(host):
+            self._elsewhere.discard(host)
+        elif record.first_seen_wall and view is not None and view.heard_at is None and not self.reached.get(host):
+            self._elsewhere.add(host)
+        self.over.remember(host, record.witnesses_over, now)
+        if not record.witnesses or self.reached.get(host):
+            return False
+        self.reached[host] = dict.fromkeys(record.witnesses, now)
+        self._remembered[host] = now
+        return True
+
+    def _place(self, host: str) -> str:
+        policy = self.policy.hosts.get(host)
+        return policy.place if policy is not None else ""
+
+    def _noted(self, host: str) -> HostRecord | None:
+        """What the journal knows of the host, but for who reached it at another place."""
+        record = self._state().hosts.get(host)
+        if record is None or record.place == self._place(host):
+            return record
+        return msgspec.structs.replace(record, witnesses=(), witnesses_over={})
+
+    def _forget(self, host: str) -> None:
+        """Who reached it, and what they may still answer: it is somewhere else now, or nowhere."""
+        self.reached.pop(host, None)
+        self._remembered.pop(host, None)
+        self.over.forget(host)
+        self._elsewhere.discard(host)
+        self._here_from[host] = self.clock.now() + self._detection(host).probe_timeout_s + STRAY_S
+
+    def _move(self, host: str, dialled_at: float) -> None:
+        """Its address has changed: it gets one full window there, and who reached it before has no say."""
+        self._forget(host)
+        self._silent.discard(host)
+        self._given.pop(host, None)
+        self._counted = None
+        view = self.views[host]
+        self.views[host] = witness.anew(view, dialled_at)
+        if view.seen:
+            self._elsewhere.add(host)
+        self._recall(host)
+        if host in self._probe_at:
+            self._probe_after(host, self._here_from[host] - self.clock.now() + self._first_probe_s(host, 0.5, 2.0))
+
     def set_policy(self, policy: Policy) -> None:
-        """A new inventory: known hosts keep their view, new ones get a full window, from when they were dialled for the first time, or at
-        the latest from when all of them must have been."""
+        """A new inventory: known hosts keep their view, but for those that are somewhere else now; new ones get a full window, from when
+        they were dialled for the first time, or at the latest from when all of them must have been."""
         self.policy = policy
+        moved = [h for h in policy.hosts if h in self.views and self._places[h] != self._place(h)]
         new = [host for host in policy.hosts if host not in self.views]
-        dialled_at = self.clock.now() + max(0.0, len(new) * DIAL_MOST_S - DIALS_FREE_S)
-        self._undialled.update(new)
+        dialled_at = self.clock.now() + max(0.0, (len(new) + len(moved)) * DIAL_MOST_S - DIALS_FREE_S)
+        self._undialled.update(new, moved)
         for host in new:
             record = self._state().hosts.get(host)
             seen = record is not None and bool(record.first_seen_wall)
             self.views[host] = witness.fresh(host, dialled_at, seen=seen, boot_id=record.boot_id if record else "")
             if seen:
                 self._seen.add(host)
+            self._recall(host)
             self._probe_after(host, self._first_probe_s(host, 0.5, 2.0))
         for host in [h for h in self.views if h not in policy.hosts]:
             del self.views[host]
             self._silence.over(host)
             self._look_at.pop(host, None)
-            self._rows.pop(host, None)
-            self.over.forget(host)
+            self._rows.forget(host)
+            self._forget(host)
             self._probe_at.pop(host, None)
             self._seen.discard(host)
             self._silent.discard(host)
             self._undialled.discard(host)
             self._counted = None
+        for host in moved:
+            self._move(host, dialled_at)
+        self._places = {host: each.place for host, each in policy.hosts.items()}
         for view in sorted(self.views.values(), key=lambda v: v.window_at):
             if view.suspect_at is None:
                 self._wait_for(view.host)
-        self._ring = sorted(policy.hosts)
-        self._index = {h: i for i, h in enumerate(self._ring)}
+        by_domain: dict[str, list[str]] = {}
+        for host in sorted(policy.hosts):
+            by_domain.setdefault(policy.hosts[host].domain, []).append(host)
+        self._domains = [hosts for _, hosts in sorted(by_domain.items())]
+        self._seats = {host: (d, seat) for d, hosts in enumerate(self._domains) for seat, host in enumerate(hosts)}
 
     def next_at(self) -> float:
         """Boottime seconds at which `tick` has something to do."""
@@ -254,6 +309,7 @@ class Lookout:
         if view.suspect_at is not None and view.boot_id == beat.boot_id:
             self.suspicions += 1
         self.views[host] = witness.heard(view, beat)
+        self._found(host, beat.at)
         self._undialled.discard(host)
         self._seen.add(host)
         if view.suspect_at is not None:
@@ -266,6 +322,8 @@ class Lookout:
             return
         self._given.pop(host, None)
         record = self._state().hosts.get(host)
+        if record is not None and record.place != self._place(host):
+            self._note_witnesses(host)
         verdict: Verdict | None = None
         reason = "heartbeat"
         if record is None or not record.first_seen_wall or not record.boot_id:
@@ -295,6 +353,13 @@ class Lookout:
                     new_id=self.random.uuid(),
                 )
             )
+
+    def _found(self, host: str, at: float) -> bool:
+        """It was heard or reached. Whether that was where it is now."""
+        if at < self._here_from.get(host, -math.inf):
+            return False
+        self._elsewhere.discard(host)
+        return True
 
     def _wait_for(self, host: str) -> None:
         """A look at the host when its silence begins to mean something."""
@@ -336,6 +401,7 @@ class Lookout:
                     doubt=self._doubt(view),
                     nova_hears=self._nova_hears(host, now),
                     planes=self.policy.hosts[host].planes,
+                    elsewhere=host in self._elsewhere,
                 )
                 if ctx.doubt:
                     view = self.views[host] = msgspec.structs.replace(view, doubted_at=now)
@@ -381,19 +447,13 @@ class Lookout:
         return witness.begin_round_over(view, nonce, by_plane, self.name, now, detection)
 
     def _note_row(self, seen: NovaSeen) -> None:
-        text = seen.service.updated_at if seen.service is not None else ""
-        known = self._rows.get(seen.host)
-        if not text:
-            return
-        if known is None or known.read_at < seen.at - witness.reports_last_s(self._detection(seen.host)):
-            known = Row(text=text, read_at=seen.at)  # a change since then may be as old
-        moved_at = known.moved_at if text == known.text else seen.at
-        self._rows[seen.host] = Row(text=text, read_at=seen.at, moved_at=moved_at)
+        if seen.service is not None and seen.service.updated_at:
+            lasts_s = witness.reports_last_s(self._detection(seen.host))
+            self._rows.note(seen.host, seen.service.updated_at, seen.at, lasts_s)
 
     def _nova_hears(self, host: str, now: float) -> bool:
         """Whether any other host has reported to Nova lately."""
-        lately = now - witness.reports_last_s(self._detection(host))
-        return any(r.moved_at is not None and r.moved_at >= lately for h, r in self._rows.items() if h != host)
+        return self._rows.hears(now - witness.reports_last_s(self._detection(host)), but=host)
 
     def _give(self, view: witness.View, verdict: Verdict, reason: str, asked: witness.Round | None) -> None:
         """Tell `decide`, once per round and change."""
@@ -489,7 +549,7 @@ class Lookout:
                     AskWitness(witness=w, target=host, nonce=self.random.nonce(), deadline_s=detection.probe_timeout_s)
                 )
             pause = detection.witness_fresh_s / 3
-            enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._ring) - 1))
+            enough = len(self.reached.get(host, {})) >= min(detection.probes, max(1, len(self._seats) - 1))
             self._probe_after(host, (pause if enough else min(pause, 2.0)) * self.random.uniform(0.8, 1.0))
 
     def _first_probe_s(self, host: str, low_s: float, high_s: float) -> float:
@@ -512,9 +572,11 @@ class Lookout:
 
     def _note_reached(self, obs: ProbeAnswered) -> None:
         """Who got a signed answer may deny the host later, over the planes over which it came."""
+        if Answer.SIGNED not in (obs.answer, *obs.over.values()) or not self._found(obs.host, obs.at):
+            return
         if obs.over:
             self.over.note(obs.host, obs.witness, obs.over, obs.at)
-            record = self._state().hosts.get(obs.host)
+            record = self._noted(obs.host)
             noted = record.witnesses_over if record is not None else {}
             if any(a is Answer.SIGNED and p != MANAGEMENT and p not in noted for p, a in obs.over.items()):
                 self._note_witnesses(obs.host)
@@ -524,7 +586,7 @@ class Lookout:
 
     def _note_first_witnesses(self, host: str) -> None:
         """The first few are kept at once: a crash soon after them must not leave a host of which nobody may speak."""
-        record = self._state().hosts.get(host)
+        record = self._noted(host)
         if record is not None and len(record.witnesses) < self._detection(host).witnesses_min:
             self._note_witnesses(host)
 
@@ -538,14 +600,17 @@ class Lookout:
         self._to_note.add(host)
 
     def _unnoted(self, host: str, now: float) -> tuple[tuple[str, ...] | None, dict[str, tuple[str, ...]] | None]:
-        """Who reached the host lately, and over which plane, where the journal says otherwise; None: it says the same."""
-        record, since = self._state().hosts.get(host), now - self._detection(host).witness_fresh_s
+        """Who reached the host lately, and over which plane, where the journal says otherwise; None: it says the same. Where it has the host
+        at another place than it was found at, even that nobody did."""
+        record, since = self._noted(host), now - self._detection(host).witness_fresh_s
         if record is None:
             return None, None
+        moved = record.place != self._place(host) and host not in self._elsewhere
         names = tuple(sorted(w for w, at in self.reached.get(host, {}).items() if at >= since))
         policy = self.policy.hosts.get(host)
         over = self.over.since(host, policy.planes if policy else (), since)
-        return names if names and names != record.witnesses else None, over if over != record.witnesses_over else None
+        told = moved or (names and names != record.witnesses)
+        return names if told else None, over if over != record.witnesses_over else None
 
     def _note_due(self, now: float) -> None:
         if not self._to_note or now < self._note_at:
@@ -565,13 +630,24 @@ class Lookout:
             self._tell(WitnessesSeen(witnesses=changed, over=changed_over))
 
     def _volunteers(self, target: str, count: int) -> Sequence[str]:
-        """Fresh hosts that follow the target in the ring, other failure domains first."""
-        at = self._index[target]
-        ring = [self._ring[(at + i) % len(self._ring)] for i in range(1, min(len(self._ring), 8 * count + 1))]
-        home = self.policy.hosts[target].domain
-        alive = [h for h in ring if self.views[h].suspect_at is None and self.views[h].heard_at is not None]
-        alive.sort(key=lambda h: self.policy.hosts[h].domain == home)
-        return alive[:count]
+        """Hosts that are heard: of other failure domains by turns, from the target's seat in its own one on, so that all hosts of domains of
+        one size are asked alike; then of its own."""
+        alive = (h for h in self._neighbours(target, LOOKS_PER_VOLUNTEER * count) if self._is_heard(h))
+        return list(islice(alive, count))
+
+    def _is_heard(self, host: str) -> bool:
+        view = self.views[host]
+        return view.suspect_at is None and view.heard_at is not None
+
+    def _neighbours(self, target: str, most: int) -> Iterator[str]:
+        """At most so many of other domains, and as many of its own."""
+        home, seat = self._seats[target]
+        others = [self._domains[(home + n) % len(self._domains)] for n in range(1, min(len(self._domains), most + 1))]
+        longest = max(map(len, others), default=0)
+        turns = (hosts[(seat + n) % len(hosts)] for n in range(longest) for hosts in others if n < len(hosts))
+        yield from islice(turns, most)
+        own = self._domains[home]
+        yield from islice((own[(seat + n) % len(own)] for n in range(1, len(own))), most)
 
     def paused(self) -> None:
         """S8: after a pause of our own every host gets one full window again."""
@@ -581,9 +657,7 @@ class Lookout:
                 self.views[host] = msgspec.structs.replace(view, window_at=max(view.window_at, now))
             else:
                 # a suspicion that began before the pause is judged by a round that begins after it
-                self.views[host] = msgspec.structs.replace(
-                    view, window_at=now, suspect_at=None, round=None, judged=None, direct_tcp_at=None
-                )
+                self.views[host] = witness.anew(view, now)
                 self._silent.discard(host)
             self._wait_for(host)
         self._counted = None

@@ -1,4 +1,5 @@
-"""The controller's own network, as its kernel sees it: interfaces that lost their carrier, and whether the gateway answers."""
+"""The controller's own network, as its kernel sees it: interfaces that lost their carrier, and whether the gateway answers. The kernel tells
+of gateways that are IPv4 addresses only; what became of one of IPv6 no file says."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ARP_COMPLETE = 0x2
+ON_THE_LINK = ("fe8", "ff")  # destinations of IPv6, as the kernel writes them
 LOOKS_EVERY_S = 2.0
 
 
@@ -28,7 +30,7 @@ class OwnNetwork:
         before = dict(self.no_carrier)
         routes = [row.split() for row in _lines(self.root / "proc/net/route")[1:]]
         lost = set()
-        for name in {row[0] for row in routes if row} | self._had:
+        for name in {row[0] for row in routes if row} | self._of_ipv6() | self._had:
             carrier = "".join(_lines(self.root / "sys/class/net" / name / "carrier")).strip()
             if carrier == "1":
                 self._had.add(name)
@@ -43,6 +45,11 @@ class OwnNetwork:
             self.gateway_lost_at = None
         elif self._had_gateway and self.gateway_lost_at is None:
             self.gateway_lost_at = now
+
+    def _of_ipv6(self) -> set[str]:
+        """Interfaces with a route of IPv6 beyond their own link: one on the link has every interface that is up, used or not."""
+        rows = (row.split() for row in _lines(self.root / "proc/net/ipv6_route"))
+        return {row[9] for row in rows if len(row) > 9 and not row[0].startswith(ON_THE_LINK) and row[9] != "lo"}
 
     def _answers(self, gateways: list[str]) -> bool | None:
         """Of several gateways one is enough."""

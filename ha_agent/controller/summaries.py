@@ -10,27 +10,28 @@ from ha_agent.controller.engine import Engine
 
 def summaries(engine: Engine, certificate_days: Mapping[str, float] | None = None) -> dict[str, HostViewSummary]:
     """By name. `certificate_days`: how long the certificate that a host showed is still good."""
-    now = engine.clock.now()
     days = certificate_days or {}
-    result = {}
-    for host, view in engine.views.items():
-        record = engine.state.hosts.get(host)
-        gate = "waiting" if view.waiting_gate else ""
-        if not gate and record is not None and view.boot_id and record.cleared_boot_id == view.boot_id:
-            gate = "open"
-        result[host] = HostViewSummary(
-            host=host,
-            verdict=view.verdict,
-            reason=view.reason,
-            last_seen_age_s=None if view.heard_at is None else max(0.0, now - view.heard_at),
-            boot_id=view.boot_id,
-            nova_compute=view.nova_compute,
-            libvirt=view.libvirt,
-            rtt_s=view.rtt_s,
-            connected=view.connected,
-            witnesses=engine.witnesses(host),
-            gate=gate,
-            certificate_days=days.get(host),
-            planes_lost=engine.lookout.planes_lost(host),
-        )
-    return result
+    return {host: summary(engine, host, days.get(host)) for host in engine.views}
+
+
+def summary(engine: Engine, host: str, certificate_days: float | None = None) -> HostViewSummary:
+    """Of one host that is known."""
+    view, record = engine.views[host], engine.state.hosts.get(host)
+    gate = "waiting" if view.waiting_gate else ""
+    if not gate and record is not None and view.boot_id and record.cleared_boot_id == view.boot_id:
+        gate = "open"
+    return HostViewSummary(
+        host=host,
+        verdict=view.verdict,
+        reason=view.reason,
+        last_seen_age_s=None if view.heard_at is None else max(0.0, engine.clock.now() - view.heard_at),
+        boot_id=view.boot_id,
+        nova_compute=view.nova_compute,
+        libvirt=view.libvirt,
+        rtt_s=view.rtt_s,
+        connected=view.connected,
+        witnesses=engine.witnesses(host),
+        gate=gate,
+        certificate_days=certificate_days,
+        planes_lost=engine.lookout.planes_lost(host),
+    )

@@ -92,9 +92,9 @@ def decide(state: State, event: AnyEvent, policy: Policy, now: Now) -> Decision:
                 turn.log(f"{event.host}: {event.device} is machine {event.machine}")
         case WitnessesSeen():
             for host, names in event.witnesses.items():
-                turn.put_host(host, witnesses=names)
+                turn.found(host, turn.host_policy(host).place, witnesses=names)
             for host, by_plane in event.over.items():
-                turn.put_host(host, witnesses_over=by_plane)
+                turn.found(host, turn.host_policy(host).place, witnesses_over=by_plane)
         case GuestFault():
             guests.on_fault(turn, event)
         case Resumed():

@@ -126,6 +126,12 @@ class Turn:
         self._changed_hosts.add(host)
         self.hosts[host] = msgspec.structs.replace(self.record(host), **changes)
 
+    def found(self, host: str, place: str, **changes: Any) -> None:
+        """It was heard or reached at that place: who reached it at another one may not speak of it any more (S5)."""
+        if self.record(host).place != place:
+            changes = {"witnesses": (), "witnesses_over": {}, **changes}
+        self.put_host(host, place=place, **changes)
+
     def put_fleet(self, **changes: Any) -> None:
         """Change what holds for all hosts."""
         self.fleet = msgspec.structs.replace(self.fleet, **changes)

@@ -92,7 +92,7 @@ def stale(credentials: Credentials, peers: Iterable[Peer], wall: float, limits: 
     """Whose certificate somebody is told of: worth a look whether it has been renewed."""
     known = list(peers)
     ending = [peer for peer in known if days_left(peer.not_after, wall) < limits.warn_days]
-    return ending + [peer for peer in _others(credentials, known) if peer not in ending]
+    return list(dict.fromkeys((*ending, *_others(credentials, known))))  # each once, and thousands at little cost
 
 
 def _others(credentials: Credentials, peers: Iterable[Peer]) -> list[Peer]:

@@ -453,6 +453,7 @@ _action(
 )
 _action("reload", "KEY=VALUE…", lambda s, a: _reload(s, changed_policy(s.policy, a)), lambda s, a: _reload(s, s.policy))
 _action("reload_without", "HOST", lambda s, a: _reload(s, without(s.policy, a[0])), lambda s, a: _reload(s, s.policy))
+_action("astray", "HOST", lambda s, a: _reload(s, astray(s.policy, a[0])), lambda s, a: _reload(s, s.policy))
 
 
 CONTRARY: dict[str, str] = {"maintenance_on": "maintenance_off", "pause": "unpause", "disarm": "arm"}
@@ -485,6 +486,12 @@ def changed_policy(policy: Policy, changes: Sequence[str]) -> Policy:
 def without(policy: Policy, host: str) -> Policy:
     """The inventory without a host."""
     return msgspec.structs.replace(policy, hosts={n: h for n, h in policy.hosts.items() if n != host})
+
+
+def astray(policy: Policy, host: str) -> Policy:
+    """The inventory with an address of a host at which nobody is."""
+    moved = msgspec.structs.replace(policy.hosts[host], place="192.0.2.250")
+    return msgspec.structs.replace(policy, hosts={**policy.hosts, host: moved})
 
 
 def _reload(sim: Simulation, policy: Policy) -> None:

@@ -167,6 +167,8 @@ class Hands:
         """What comes over one plane, and how much later than it would."""
         network, witness, target = self._world.network, effect.witness, effect.target
         word = self._world.probe(witness, target, plane)
+        if word is not Answer.FAILED and self._world.astray(self._owner.policy, target):
+            word = Answer.SILENT
         connect_s = network.extra_s(witness, target, 1, connect=True)
         talk_s = network.extra_s(witness, target, TALK_TRIPS) if word is Answer.SIGNED else 0.0
         if connect_s > effect.deadline_s:

@@ -228,6 +228,8 @@ class Judge:
         if heard is not None and now - heard >= HEARD_S:
             self.broken("S5", f"{name} is fenced although {who.name} has heard it for {now - heard:.0f} s")
         self._said_otherwise(who, name)
+        if host.speaks and self.world.astray(who.policy, name):
+            self.broken("S5", f"{name} lives and is fenced: it was looked for where it is not")
         reached = self._reached_since.get(name)
         witnesses = [
             o

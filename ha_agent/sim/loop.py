@@ -316,7 +316,7 @@ class Process:
         if engine is None or host not in self.policy.hosts:
             return
         row = self.world.hosts[host]
-        connected = self.world.reach(self.name, host)
+        connected = self.world.reach(self.name, host) and not self.world.astray(self.policy, host)
         if connected and row.speaks:
             self._misses[host] = 0
             row.heard = True

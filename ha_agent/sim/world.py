@@ -336,6 +336,10 @@ class World:
 
     # --- what others see of a host ---
 
+    def astray(self, policy: Policy, host: str) -> bool:
+        """Whether a controller with this inventory looks for the host where it is not."""
+        return host in policy.hosts and policy.hosts[host].place != self.policy.hosts[host].place
+
     def probe(self, witness: str, target: str, plane: str = MANAGEMENT) -> Answer:
         """What `witness` finds when it tries to reach `target`."""
         host = self.hosts[target]

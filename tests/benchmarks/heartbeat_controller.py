@@ -195,6 +195,7 @@ class Watched(Controller):
 
     def tell(self) -> None:
         """Counts; and how long the loop stands still for what a person or a scraper asks."""
+        self._views.forget()
         begun = time.perf_counter()
         self.views()
         viewed = time.perf_counter()

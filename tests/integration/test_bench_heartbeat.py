@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from ha_agent.policy import Detection
 from tests.benchmarks.heartbeat import FENCE, Options, judge, measure
 from tests.benchmarks.heartbeat_report import Result, table
@@ -36,6 +40,24 @@ async def test_the_dead_are_found_and_nobody_else() -> None:
     assert result.yardstick_us > 0
     assert result.complete_s >= result.heard_s > 0
     assert "met" in table([result])
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        ("most memory so far", {"rss": 500.0, "rss_most": 1100.0}),
+        ("suspected in vain until then", {"restart_suspicions": 1}),
+    ],
+)
+def test_a_goal_that_is_missed_is_told(row: str, fields: dict[str, Any]) -> None:
+    """With as many hosts as the goals are for."""
+
+    def told(**fields: Any) -> str:
+        text = table([Result(hosts=5000, bound_s=11.5, yardstick_us=1.0, **fields)])
+        return next(line for line in text.splitlines() if row in line)
+
+    assert told().endswith("  met")
+    assert told(**fields).endswith("NOT MET")
 
 
 def test_a_healthy_host_that_is_harmed_is_told() -> None:

@@ -220,6 +220,14 @@ class NeverMended(Engine):
         super().tick()
 
 
+class AnyPlace(Engine):
+    """Who reached a host anywhere may deny it anywhere."""
+
+    def set_policy(self, policy: Policy) -> None:
+        hosts = {name: replace(host, place="") for name, host in policy.hosts.items()}
+        super().set_policy(replace(policy, hosts=hosts))
+
+
 # --- the worlds ---
 
 
@@ -351,6 +359,18 @@ def loses_its_management_plane(sim: Simulation) -> None:
     sim.run(60.0)
 
 
+def gets_a_wrong_address(sim: Simulation) -> None:
+    """While Nova, whose word would help it, cannot be read."""
+    perform(sim, "nova down for 60")
+    perform(sim, "astray h2")
+    sim.run(50.0)
+
+
+def starts_with_a_wrong_address(sim: Simulation) -> None:
+    perform(sim, "crash 10")
+    gets_a_wrong_address(sim)
+
+
 @dataclass(frozen=True)
 class Case:
     """A rule, a bug that breaks it, and a world in which that shows."""
@@ -418,6 +438,8 @@ CASES = {
     "one witness is not enough": Case("S5", planted(partitioned_is_down), one_path_is_left),
     "everything": Case("S9", planted(everything), dies_with_others_servers),
     "second plane ignored": Case("S5", OnePlaneIsAll, loses_its_management_plane, two_planes),
+    "any place, reload": Case("S5", AnyPlace, gets_a_wrong_address),
+    "any place, restart": Case("S5", AnyPlace, starts_with_a_wrong_address),
     "never seen": Case("S5", planted(never_seen_is_down), never_up, mute_h2),
     "no storm guard": Case("S6", planted(no_storm_guard), two_die, partial(cloud, share=0.2)),
     "disarmed": Case("S6", unguarded(always_armed), dies_disarmed),

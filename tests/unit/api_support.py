@@ -112,6 +112,7 @@ class FakeFacade(SaysOfFencing):
     def __init__(self) -> None:
         self.orders: list[Operator] = []
         self.told: list[Delivery] = []
+        self.looked = 0  # at all hosts
         self.refuse: HaAgentError | None = None
         self.reasons: list[str] = []
         self.noted: list[str] = []
@@ -140,10 +141,14 @@ class FakeFacade(SaysOfFencing):
         )
 
     def views(self) -> Mapping[str, HostViewSummary]:
+        self.looked += 1
         return self.hosts
 
     def deliveries(self) -> Sequence[Delivery]:
         return list(self.told)
+
+    def view(self, host: str) -> HostViewSummary | None:
+        return self.views().get(host)
 
     def devices(self) -> Sequence[DeviceHealth]:
         return [

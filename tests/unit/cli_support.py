@@ -106,6 +106,9 @@ class Controller(SaysOfFencing):
     def deliveries(self) -> Sequence[Delivery]:
         return list(self.told)
 
+    def view(self, host: str) -> HostViewSummary | None:
+        return self.views().get(host)
+
     def devices(self) -> Sequence[DeviceHealth]:
         return [
             DeviceHealth(host=h, device="bmc", level=1, driver="ipmi", ok=True, power=Power.ON, checked_age_s=3.0)

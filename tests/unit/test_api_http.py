@@ -66,6 +66,17 @@ def ask(
         return response.status, json.loads(text) if response.headers["Content-Type"] == "application/json" else text
 
 
+def test_after_an_order_all_hosts_are_looked_at_anew(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"ann admin {ADMIN}\n")
+    with running(str(tokens)) as api:
+        before = ask(api, "/v1/hosts")
+        api.facade.hosts = {"h1": api.facade.hosts["h1"]}
+        assert ask(api, "/v1/hosts") == before
+        assert ask(api, "/v1/orders", {"order": "disarm"}, token=ADMIN)[0] == 200
+        assert [row["view"]["host"] for row in ask(api, "/v1/hosts")[1]] == ["h1"]
+
+
 # --- who may ---
 
 

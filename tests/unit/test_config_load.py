@@ -26,8 +26,12 @@ def load(text: str) -> config.Loaded:
 def test_the_example_is_complete_and_shows_the_defaults() -> None:
     loaded = config.load(EXAMPLES / "controller.yaml", check_files=False)
     assert loaded.warnings == ()
-    assert loaded.policy.hosts["compute-1"] == HostPolicy(name="compute-1", domain="rack-1")
+    assert loaded.policy.hosts["compute-1"] == HostPolicy(
+        name="compute-1", place="192.0.2.11 port 7420", domain="rack-1"
+    )
     assert loaded.policy.hosts["compute-2"].planes == ("storage", "tenant")
+    everywhere = "192.0.2.12 port 7420, storage 198.51.100.12, tenant 203.0.113.12"
+    assert loaded.policy.hosts["compute-2"].place == everywhere
     assert endpoints(loaded)["compute-2"].planes == {"storage": "198.51.100.12", "tenant": "203.0.113.12"}
     assert loaded.policy.hosts["nfv-1"].recovery.mode is Mode.NOTIFY
     assert loaded.policy.hosts["nfv-1"].recovery.settle_after_s == 3600
@@ -113,7 +117,9 @@ def test_a_libvirt_to_watch(tmp_path: Path) -> None:
 
 def test_nothing_but_the_necessary() -> None:
     loaded = load(GOOD)
-    assert loaded.policy == Policy(hosts={h: HostPolicy(name=h) for h in ("h1", "h2", "h3")})
+    assert loaded.policy == Policy(
+        hosts={f"h{n}": HostPolicy(name=f"h{n}", place=f"192.0.2.{n} port 7420") for n in (1, 2, 3)}
+    )
     assert loaded.pki_directory == "/etc/ha-agent/pki"
     assert loaded.levels["h2"][0][0].password_file == "/etc/ha-agent/pw"
     assert loaded.levels["h2"][0][0].port == 623

@@ -713,10 +713,53 @@ def test_hosts_reach_each_other_other_failure_domains_first() -> None:
     bench.at(102.0)
     assert bench.asked("h1") == ["h2", "h4"]
     assert bench.asked("h5") == ["h2", "h4"]
-    assert bench.asked("h2") == ["h3", "h5"]
+    assert bench.asked("h2") == ["h1", "h3"]
     assert {e.deadline_s for e in bench.wanted if isinstance(e, AskWitness)} == {1.5}
     same = Bench(hosts=5, racks=1, probes=3)
     assert same.at(102.0).asked("h4") == ["h5", "h1", "h2"]
+
+
+@pytest.mark.parametrize("sizes", [(100, 100, 100), (3, 200), (40,) * 8, (1,) * 60])
+def test_other_failure_domains_are_asked_however_large_they_are(sizes: tuple[int, ...]) -> None:
+    """A hall that dies takes no witness of its hosts with it; and nobody is asked much more than others."""
+    bench = Bench(hosts=sum(sizes))
+    halls = [f"hall{n}" for n, size in enumerate(sizes) for _ in range(size)]
+    names = sorted(bench.policy.hosts)  # neighbours by name are neighbours in the hall
+    domains = dict(zip(names, halls, strict=True))
+    hosts = {h: replace(p, domain=domains[h]) for h, p in bench.policy.hosts.items()}
+    bench.lookout.set_policy(replace(bench.policy, hosts=hosts))
+    most: dict[str, int] = {}
+    for host in names:
+        asked = bench.lookout._volunteers(host, 5)
+        assert len(set(asked)) == 5
+        others = min(5, sum(sizes) - sizes[int(domains[host].removeprefix("hall"))])
+        assert sum(domains[w] != domains[host] for w in asked) == others
+        for w in asked:
+            most[w] = most.get(w, 0) + 1
+    if len(set(sizes)) == 1:
+        assert max(most.values()) <= 6
+
+
+def test_whose_neighbours_are_dead_asks_others() -> None:
+    """Where nobody of the other domains is heard, those of its own."""
+    bench = Bench(hosts=60, racks=3, probes=5)
+    views = bench.lookout.views
+    dead = [h for h in views if bench.policy.hosts[h].domain == "rack1"]
+    views.update({h: replace(views[h], suspect_at=101.0) for h in dead})
+    assert {bench.policy.hosts[h].domain for h in bench.lookout._volunteers("h1", 5)} == {"rack2"}
+    dead = [h for h in views if bench.policy.hosts[h].domain == "rack2"]
+    views.update({h: replace(views[h], suspect_at=101.0) for h in dead})
+    alone = bench.lookout._volunteers("h1", 5)
+    assert len(set(alone)) == 5
+    assert {bench.policy.hosts[h].domain for h in alone} == {"rack0"}
+    assert "h1" not in alone
+
+
+def test_a_look_at_the_neighbours_costs_the_same_in_any_cloud() -> None:
+    for hosts, racks in ((2000, 2), (2000, 1000)):
+        bench = Bench(hosts=hosts, racks=racks, heard=False)
+        assert len(list(bench.lookout._neighbours("h1", 40))) <= 80
+        assert bench.lookout._volunteers("h1", 5) == []
 
 
 def test_only_hosts_that_are_heard_are_asked_and_asked_about() -> None:

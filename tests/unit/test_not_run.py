@@ -22,8 +22,14 @@ def test_long(): pass
 """
 
 
-def run(tmp_path: Path, source: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    (tmp_path / "conftest.py").write_text("from tests.conftest import *\n", encoding="utf-8")
+AS_A_USER = "import os\nos.geteuid = lambda: 1000\n"
+
+
+def run(
+    tmp_path: Path, source: str, *arguments: str, as_a_user: bool = False, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    conftest = "from tests.conftest import *\n" + (AS_A_USER if as_a_user else "")
+    (tmp_path / "conftest.py").write_text(conftest, encoding="utf-8")
     (tmp_path / "test_sample.py").write_text(source, encoding="utf-8")
     kept = {k: v for k, v in os.environ.items() if k not in {"CI", "HA_AGENT_NOT_RUN", "HA_AGENT_NO_ROOT"}}
     return subprocess.run(
@@ -57,6 +63,14 @@ def test_a_skip_is_a_failure_in_ci_only(tmp_path: Path) -> None:
     done = run(tmp_path, source, CI="true")
     assert done.returncode == 1
     assert "no broker here" in done.stdout
+
+
+def test_a_lack_of_root_is_a_failure_in_ci_only_and_not_where_it_is_meant(tmp_path: Path) -> None:
+    for ci, meant, returncode in (("true", "", 1), ("true", "1", 0), ("", "", 0)):
+        done = run(tmp_path, SAMPLE, as_a_user=True, CI=ci, HA_AGENT_NO_ROOT=meant)
+        assert done.returncode == returncode, done.stdout
+        assert ("1 failed" in done.stdout or "1 error" in done.stdout) is bool(returncode)
+        assert "it needs root" in done.stdout, "it is named in any case"
 
 
 def test_only_tests_for_root_are_no_error_for_a_user(tmp_path: Path) -> None:

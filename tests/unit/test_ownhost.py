@@ -79,3 +79,24 @@ def test_what_cannot_be_read_is_no_trouble(tmp_path: Path) -> None:
     own.root = tmp_path
     own.look(1.0)
     assert (own.no_carrier, own.gateway_lost_at) == ((), None)
+
+
+def test_an_interface_of_ipv6_alone_can_lose_its_carrier_too(tmp_path: Path) -> None:
+    """One that has nothing but the route of its own link is not known to be used."""
+    own = OwnNetwork(tmp_path)
+    rows = (
+        ("20010db8" + 24 * "0", "eth6"),
+        ("fe80" + 28 * "0", "bridge"),
+        ("ff" + 30 * "0", "bridge"),
+        (32 * "0", "lo"),
+    )
+    unused = " ".join((32 * "0", "00", 32 * "0", "00000400", "00000001", "00000000", "00000001"))
+    for carrier in ("1", "0"):
+        machine(tmp_path, {})
+        for name in ("eth6", "bridge", "lo"):
+            (tmp_path / "sys/class/net" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "sys/class/net" / name / "carrier").write_text(carrier)
+        text = "".join(f"{to} 40 {unused} {name:>8}\n" for to, name in rows)
+        (tmp_path / "proc/net/ipv6_route").write_text(text)
+        own.look(1.0)
+    assert list(own.no_carrier) == [("eth6", 1.0)]

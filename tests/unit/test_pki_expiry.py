@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from ha_agent.heartbeat.credentials import Credentials
-from ha_agent.heartbeat.expiry import DAY_S, Note, Reminder, Thresholds, authority_days, ends, notes
+from ha_agent.heartbeat.expiry import DAY_S, Note, Reminder, Thresholds, authority_days, ends, notes, stale
 from ha_agent.heartbeat.peer import Peer
 from ha_agent.heartbeat.pki import Pki
 
@@ -102,3 +102,36 @@ def test_a_note_is_logged_once_a_day_and_when_it_becomes_urgent(caplog: pytest.L
         reminder.remind([], DAY_S + 21)
         reminder.remind([note], DAY_S + 22)  # gone, and there again
     assert [record.getMessage() for record in caplog.records] == ["soon", "now", "now", "soon"]
+
+
+def test_each_whose_certificate_somebody_is_told_of_is_looked_at_once(tmp_path: Path) -> None:
+    """Those that end first, then those of another authority."""
+    Pki(tmp_path).init()
+    now = Pki(tmp_path)
+    now.rotate_start()
+    mine = Credentials(now.issue("controller", "c"))
+    of_ours = mine.now.own.issuer.public_bytes()
+    well = msgspec.structs.replace(ending("well", 500), issuer=of_ours)
+    both, other = ending("both", 1), ending("other", 500)
+    assert stale(mine, [other, well, both], WALL, LIMITS) == [both, other]
+
+
+def test_of_thousands_too(tmp_path: Path) -> None:
+    """Compared each with each they would hold the loop for half a second."""
+
+    class Counted(Peer, frozen=True, kw_only=True):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counted.compared += 1
+            return self is other
+
+        __hash__ = Peer.__hash__
+
+    Pki(tmp_path).init()
+    now = Pki(tmp_path)
+    now.rotate_start()
+    mine = Credentials(now.issue("controller", "c"))
+    peers = [Counted(**msgspec.structs.asdict(ending(f"h{n}", 1))) for n in range(500)]
+    assert len(stale(mine, peers, WALL, LIMITS)) == 500
+    assert Counted.compared < 1000

@@ -5,6 +5,7 @@ python -m ha_agent.notify.hook_run PROGRAM TIMEOUT_S < event > how-it-ended
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import msgspec
@@ -42,8 +43,9 @@ def tail(output: bytes) -> str:
 
 
 def main() -> None:
-    """See the module."""
-    below.die_with_parent()
+    """See the module. Whoever ends it, or ends before it, ends all below it: it hears of both by SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through `run`, which leaves nothing alive
+    below.die_with_parent(signal.SIGTERM)
     below.adopt_orphans()
     ended = ran(sys.argv[1], float(sys.argv[2]), sys.stdin.buffer.read())
     sys.stdout.buffer.write(msgspec.json.encode(ended))

@@ -25,6 +25,7 @@ from ha_agent.notify.hook_run import Ended
 AGAIN = os.EX_TEMPFAIL
 AT_ONCE = 4  # hooks that run at the same time
 GRACE_S = 5.0  # for the helper, beyond the hook's own time
+END_S = 2.0  # in which the helper, told to end, has ended what is below it
 ANSWER_MAX = 65536
 
 log = logging.getLogger(__name__)
@@ -86,12 +87,23 @@ class Hook:
             return Ended(problem=f"it did not end within {self._timeout_s:g} s, nor did its helper")
         finally:
             if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()  # what it started dies with it
+                await _end(process)
         try:
             return msgspec.json.decode(out, type=Ended)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise DriverError(f"its helper ended with {process.returncode} and did not say how the hook did") from None
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """The helper ends what is below it, and itself."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(END_S):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
 
 def _said(ended: Ended) -> str:

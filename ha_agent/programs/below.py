@@ -25,9 +25,9 @@ def supported() -> bool:
     return Path(f"/proc/self/task/{os.getpid()}/children").exists()
 
 
-def die_with_parent() -> None:
-    """The kernel kills this process when its parent ends."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(of: signal.Signals = signal.SIGKILL) -> None:
+    """The kernel sends this process a signal when its parent ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, of, 0, 0, 0)
 
 
 def adopt_orphans() -> None:

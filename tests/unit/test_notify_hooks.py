@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -104,13 +105,34 @@ async def test_an_event_larger_than_a_pipe_need_not_be_read(tmp_path: Path) -> N
 
 
 async def test_who_is_cancelled_leaves_nothing_behind(tmp_path: Path) -> None:
-    left = tmp_path / "left"
-    task = asyncio.create_task(hook(program(tmp_path, f"echo $$ > {left}; sleep 60")).publish(NOTE))
-    await until(lambda: alive(left))
+    left, below = tmp_path / "left", tmp_path / "below"
+    text = f"echo $$ > {left}; setsid sleep 60 & echo $! > {below}; sleep 60"
+    task = asyncio.create_task(hook(program(tmp_path, text)).publish(NOTE))
+    await until(lambda: alive(left) and alive(below))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: not alive(left))
+    assert not alive(left)
+    assert not alive(below)
+
+
+async def test_who_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The kernel tells the helper that its daemon is gone."""
+    left, below = tmp_path / "left", tmp_path / "below"
+    path = program(tmp_path, f"echo $$ > {left}; setsid sleep 60 & echo $! > {below}; sleep 60")
+    daemon = (
+        "import asyncio, time, sys, pathlib; from ha_agent.notify.hooks import Hook; "
+        "from tests.unit.test_notify_webhook import NOTE; "
+        "asyncio.run(Hook(pathlib.Path(sys.argv[1]), 'x', asyncio.Semaphore(1), time.monotonic).publish(NOTE))"
+    )
+    root = str(Path(__file__).parents[2])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", daemon, str(path), cwd=root, env={**os.environ, "PYTHONPATH": root}
+    )
+    await until(lambda: alive(left) and alive(below))
+    process.kill()
+    await process.wait()
+    await until(lambda: not alive(left) and not alive(below))
 
 
 async def test_no_more_run_at_once_than_there_are_slots(tmp_path: Path) -> None:

@@ -212,6 +212,17 @@ def test_a_standby_that_hears_a_host_knows_where_it_is() -> None:
     assert judged(bench)[0] is Verdict.DOWN
 
 
+def test_a_standby_whose_witnesses_reached_a_host_knows_where_it_is() -> None:
+    """It never heard the host itself."""
+    bench = restarted(reached())
+    bench.lookout.reached.clear()
+    bench.reach("h1", "h2", "h3", "h4")
+    assert bench.lookout.views["h1"].heard_at is None
+    bench.record("h1", place="old")
+    bench.lookout.remember()
+    assert judged(bench)[0] is Verdict.DOWN
+
+
 def test_the_planes_of_another_place_do_not_count() -> None:
     for place, speakers in (("place of h1", {"storage", MANAGEMENT}), ("new", {MANAGEMENT})):
         bench = reached(planes=("storage",))

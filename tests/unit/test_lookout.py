@@ -1044,3 +1044,9 @@ def test_at_first_a_controller_is_well_and_nothing_beside_the_hosts_was_asked() 
     assert (lookout.sickness, lookout.own) == (0, Own())
     assert lookout._beside(10.0) == Beside()
     assert lookout._detection("h1") is lookout.policy.hosts["h1"].detection
+
+
+def test_nobody_volunteers_twice() -> None:
+    """In domains of different sizes."""
+    bench = Bench(hosts=5, racks=3)
+    assert bench.lookout._volunteers("h1", 10) == ["h2", "h3", "h5", "h4"]

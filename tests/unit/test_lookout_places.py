@@ -9,7 +9,7 @@ from ha_agent.decide import decide
 from ha_agent.model import Answer, ComputeService, HostRecord, Now, State, Verdict, WitnessesSeen
 from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import HostPolicy, Policy
-from ha_agent.ports import Disconnected, NovaSeen
+from ha_agent.ports import Disconnected, NovaSeen, ProbeAnswered
 from tests.unit.test_lookout import Bench, keep_alive
 
 replace = msgspec.structs.replace
@@ -210,6 +210,34 @@ def test_a_standby_that_hears_a_host_knows_where_it_is() -> None:
     bench.record("h1", place="old")
     bench.lookout.remember()
     assert judged(bench)[0] is Verdict.DOWN
+
+
+def test_a_standby_that_alone_hears_a_host_knows_where_it_is() -> None:
+    """Nobody else was asked to reach it yet."""
+    bench = reached(witnesses_min=0)
+    bench.lookout.reached.clear()
+    bench.record("h1", place="old", witnesses=())
+    bench.lookout.remember()
+    assert judged(bench)[0] is Verdict.DOWN
+
+
+def test_who_does_not_reach_a_host_has_not_found_it() -> None:
+    """Silence at an address where it never was says nothing of where it is."""
+    bench = reached(witnesses_min=0)
+    put(bench, h1="nowhere")
+    bench.now_s += 60.0
+    for witness in ("h2", "h3", "h4"):
+        for answer in (Answer.SILENT, Answer.TCP):
+            bench.see(ProbeAnswered(host="h1", at=bench.now_s, witness=witness, nonce="n", answer=answer))
+    assert judged(bench)[0] is Verdict.UNKNOWN
+
+
+def test_the_journal_may_know_hosts_that_left() -> None:
+    bench = reached()
+    left = replace(bench.state.hosts["h1"], host="h9", place="place of h9")
+    bench.state = replace(bench.state, hosts={**bench.state.hosts, "h9": left})
+    bench.lookout.remember()
+    assert "h9" not in bench.lookout.views
 
 
 def test_a_standby_whose_witnesses_reached_a_host_knows_where_it_is() -> None:

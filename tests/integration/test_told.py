@@ -22,7 +22,7 @@ from tests.unit.heartbeat_support import closed_port
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 HOST = HOSTS[0]
-NOISE_S = 3.0  # two recoveries differ by so much by themselves, on a machine that does other things as well
+NOISE_S = 5.0  # two recoveries differ by so much by themselves, on a machine that does other things as well
 LAST = "ha_agent.incident.closed"
 ORDER = ("ha_agent.host.forced_down", "ha_agent.host.down", LAST)
 HOOKS = {
@@ -93,6 +93,11 @@ def types(events: list[dict[str, object]]) -> list[object]:
     return [event["type"] for event in events]
 
 
+def until_last(events: list[dict[str, object]]) -> list[dict[str, object]]:
+    """What follows it may not have come to everybody yet."""
+    return events[: types(events).index(LAST) + 1]
+
+
 def stages(incident: Incident) -> dict[str, float]:
     """Seconds from the opening to each stage."""
     return {stage: at - incident.opened_at for stage, at in incident.stage_at.items()}
@@ -121,9 +126,8 @@ async def test_who_is_told_never_delays_recovery(tmp_path: Path) -> None:
             figures = (await rig.ask("GET", "/metrics"))[1]
             log = rig.log()
 
-    assert [e["id"] for e in heard(out)] == [e["id"] for e in there.got], (
-        "everybody is told the same, in the same order"
-    )
+    told_both = [[e["id"] for e in until_last(events)] for events in (heard(out), there.got)]
+    assert told_both[0] == told_both[1], "everybody is told the same, in the same order"
     order = [t for t in types(there.got) if t in ORDER]
     assert order == list(ORDER)
     assert {"/slow", "/bad", "/good"} <= set(there.tried)

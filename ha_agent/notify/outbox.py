@@ -85,7 +85,7 @@ class Drain:
         """Until it is cancelled. It raises nothing else: a failure is logged, counted and tried again."""
         failed = 0
         # Its own thread: a store that is slow must not use up those that recovery calls Nova with, nor the other way round.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+        thread = self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
         self._counted = False
         try:
             while True:
@@ -101,7 +101,7 @@ class Drain:
                 failed += 1
                 await self._sleep(pause * self._random.uniform(0.8, 1.2))
         finally:
-            self._thread.shutdown(wait=False)
+            thread.shutdown(wait=False)  # its own: the next election may have begun another
 
     @abstractmethod
     async def _take(self, batch: Sequence[Document]) -> str | None:

@@ -111,13 +111,13 @@ def compose(loaded: config.Loaded, on_line: Callable[[str], None] = lambda line:
             Path(loaded.pki_directory), endpoints(loaded), observe, clock, random, options=options
         ),
         fencer=lambda expect: WorkerFencer(topology(loaded), clock, expect, send_within_s=send_within_s),
-        outboxes=Deliveries(store, random, {BUS: Threaded(bus), **told(loaded, clock)}),
+        outboxes=Deliveries(store, random, {BUS: Threaded(bus), **sinks(loaded, clock)}),
         drivers=drivers(loaded),
         on_line=on_line,
     )
 
 
-def told(loaded: config.Loaded, clock: Clock) -> dict[str, Sink]:
+def sinks(loaded: config.Loaded, clock: Clock) -> dict[str, Sink]:
     """The hooks and webhooks, by name."""
     source = f"ha-agent/{quote(loaded.cloud)}"  # of all its controllers: who takes over may repeat an event
     out: dict[str, Sink] = {}
@@ -151,9 +151,10 @@ def reload(controller: Controller, path: str) -> None:
         for field, problem, fix in error.problems:
             log.error("not reloaded: %s: %s; %s", field, problem, fix)
         return
+    others = sinks(loaded, controller.clock)  # may still fail: before anything is changed
     controller.set_policy(loaded.policy, endpoints(loaded), topology(loaded), drivers(loaded))
     if controller.outboxes is not None:
-        controller.outboxes.set_sinks({BUS: controller.outboxes.sink(BUS), **told(loaded, controller.clock)})
+        controller.outboxes.set_sinks({BUS: controller.outboxes.sink(BUS), **others})
     log.info("reloaded %s; store, bus, http, cloud and the pki section are taken at the next start", path)
 
 

@@ -6,6 +6,7 @@ What is kept for somebody who is not configured any more is dropped, and said.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,7 @@ from ha_agent.ports import Delete, Delivery, Document, Put, Random, Sink, Store
 BUS = "bus"
 KNOWN = "destinations"  # kind and key of the document that says for whom something may be kept
 FORGET_AT_ONCE = 1000
+CLOSE_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -83,18 +85,20 @@ class Deliveries:
         return all(drain.backlog == 0 for drain in (self._relay, *self._outboxes.values()))
 
     async def run(self) -> None:
-        """Until it is cancelled."""
-        while True:
-            self._changed.clear()
-            tasks = [asyncio.create_task(drain.run()) for drain in (self._relay, *self._outboxes.values())]
-            try:
-                await self._changed.wait()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        """Until it is cancelled. Who stays is not interrupted in the middle of what it does when others come or go."""
+        tasks: dict[Drain, asyncio.Task[None]] = {}
+        try:
+            while True:
+                self._changed.clear()
+                drains = (self._relay, *self._outboxes.values())
+                await _ended([tasks.pop(drain) for drain in list(tasks) if drain not in drains])
+                tasks.update({drain: asyncio.create_task(drain.run()) for drain in drains if drain not in tasks})
                 left, self._left = self._left, []
-                await asyncio.gather(*(sink.close() for sink in left), return_exceptions=True)
+                await _closed(left)
+                await self._changed.wait()
+        finally:
+            await _ended(list(tasks.values()))
+            await _closed([outbox.sink for outbox in self._outboxes.values()])
 
     def figures(self) -> Sequence[Delivery]:
         """Of everybody. What the relay has not given out yet waits for all."""
@@ -111,6 +115,19 @@ class Deliveries:
             )
             for name, outbox in self._outboxes.items()
         ]
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _closed(sinks: Sequence[Sink]) -> None:
+    """Or not, where somebody hangs."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await asyncio.gather(*(sink.close() for sink in sinks), return_exceptions=True)
 
 
 def waits(delivery: Delivery) -> str:

@@ -19,17 +19,20 @@ from tests.unit.test_notify_outbox import Chance, Pauses, fill, ids
 
 
 class Listener:
-    """Implements ports.Sink: keeps what it is told. `fails`: raised instead; `stuck`: it never answers."""
+    """Implements ports.Sink: keeps what it is told. `fails`: raised instead; `stuck`: it does not answer before it is told to `go_on`."""
 
     def __init__(self, fails: Exception | None = None, *, stuck: bool = False) -> None:
         self.got: list[str] = []
         self.fails = fails
-        self.stuck = stuck
+        self.begun = 0
+        self.go_on = asyncio.Event()
+        if not stuck:
+            self.go_on.set()
         self.closed = 0
 
     async def publish(self, notification: Notification) -> None:
-        if self.stuck:
-            await asyncio.Event().wait()
+        self.begun += 1
+        await self.go_on.wait()
         if self.fails is not None:
             raise self.fails
         self.got.append(notification.id)
@@ -117,6 +120,24 @@ async def test_others_are_told_after_a_reload_and_who_stays_keeps_what_waits() -
         assert [d.name for d in subject.figures()] == ["away", "new"]
         await until(lambda: (away.closed, old.closed) == (1, 1))
     assert old.got == ids(3)
+
+
+async def test_a_reload_does_not_interrupt_who_stays() -> None:
+    """A hook that runs is not killed because others come or go, and is not run twice."""
+    store, busy = MemoryStore(), Listener(stuck=True)
+    fill(store, 1)
+    async with running(deliveries(store, busy=busy, old=Listener())) as subject:
+        await until(lambda: busy.begun == 1)
+        other, new = Listener(), Listener()
+        subject.set_sinks({"busy": other, "new": new})
+        fill(store, 1, first=1)
+        subject.wake(1)
+        await until(lambda: new.got == ids(1, first=1))
+        assert busy.got == []
+        busy.go_on.set()
+        await until(lambda: other.got == ids(1, first=1))
+        assert busy.got == ids(1)
+    assert (other.closed, new.closed) == (1, 1), "at the end nothing stays open"
 
 
 class Locked(MemoryStore):

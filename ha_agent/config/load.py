@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ha_agent.config import build, merge, places, rules, schema, told, yamlfile
+from ha_agent.config import build, merge, notifications, places, rules, schema, yamlfile
 from ha_agent.config.devices import Inventory, Secrets, check_fencing
 from ha_agent.config.findings import Findings
 from ha_agent.config.problems import from_pydantic
@@ -161,9 +161,9 @@ class _Builder:
         inventory.finish()
         self._warnings(matched, used)
         bus, hooks, webhooks = (
-            told.bus(findings, model, self._secrets),
-            told.hooks(findings, model, self._path.parent, check=self._secrets.checked),
-            told.webhooks(findings, model, self._secrets, self._path.parent),
+            notifications.bus(findings, model, self._secrets),
+            notifications.hooks(findings, model, self._path.parent, check=self._secrets.checked),
+            notifications.webhooks(findings, model, self._secrets, self._path.parent),
         )
         http, store = (
             places.http(findings, model, self._secrets, self._path.parent),

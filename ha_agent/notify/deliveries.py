@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ha_agent.notify.outbox import BOUND, POLL_S, Drain, Outbox, Sleep
+from ha_agent.notify.outbox import LIMITS, Drain, Limits, Outbox
 from ha_agent.notify.writer import KIND
 from ha_agent.ports import Delete, Delivery, Document, Put, Random, Sink, Store
 
@@ -27,19 +27,10 @@ log = logging.getLogger(__name__)
 class Deliveries:
     """The outboxes of all who are told, and the relay before them. `sinks`: by name."""
 
-    def __init__(
-        self,
-        store: Store,
-        random: Random,
-        sinks: Mapping[str, Sink],
-        *,
-        bound: int = BOUND,
-        poll_s: float = POLL_S,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
-        self._store, self._random, self._bound, self._poll_s, self._sleep = store, random, bound, poll_s, sleep
+    def __init__(self, store: Store, random: Random, sinks: Mapping[str, Sink], limits: Limits = LIMITS) -> None:
+        self._store, self._random, self._limits = store, random, limits
         self._changed = asyncio.Event()
-        self._relay = Relay(store, random, {}, bound=bound, poll_s=poll_s, sleep=sleep)
+        self._relay = Relay(store, random, limits)
         self._outboxes: dict[str, Outbox] = {}
         self._left: list[Sink] = []  # to be closed
         self.set_sinks(sinks)
@@ -56,16 +47,7 @@ class Deliveries:
             if known is not None:
                 known.sink = sink
                 continue
-            self._outboxes[name] = Outbox(
-                self._store,
-                sink,
-                self._random,
-                kind=kind_of(name),
-                name=name,
-                bound=self._bound,
-                poll_s=self._poll_s,
-                sleep=self._sleep,
-            )
+            self._outboxes[name] = Outbox(self._store, sink, self._random, kind_of(name), name, self._limits)
         self._outboxes = {name: self._outboxes[name] for name in sinks}
         self._relay.set_outboxes(self._outboxes)
         self._changed.set()
@@ -140,18 +122,9 @@ def waits(delivery: Delivery) -> str:
 class Relay(Drain):
     """Gives what the journal wrote to every outbox, all in one write: none gets it twice or not at all by a crash in between."""
 
-    def __init__(
-        self,
-        store: Store,
-        random: Random,
-        outboxes: Mapping[str, Outbox],
-        *,
-        bound: int = BOUND,
-        poll_s: float = POLL_S,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
-        super().__init__(store, random, kind=KIND, name="all who are told", bound=bound, poll_s=poll_s, sleep=sleep)
-        self.set_outboxes(outboxes)
+    def __init__(self, store: Store, random: Random, limits: Limits = LIMITS) -> None:
+        super().__init__(store, random, KIND, "all who are told", limits)
+        self.set_outboxes({})
 
     def set_outboxes(self, outboxes: Mapping[str, Outbox]) -> None:
         """Others from now on."""

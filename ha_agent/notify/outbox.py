@@ -12,6 +12,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -24,39 +25,34 @@ from ha_agent.ports import Bus, Delete, Document, Put, Random, Sink, Store
 BATCH = 20
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
-BOUND = 10_000
-POLL_S = 5.0
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of what waits. `bound`: how many notifications may; above it the oldest are dropped, counted in `dropped`, and logged as an error.
+    `poll_s`: how often it is looked at without being told."""
+
+    bound: int = 10_000
+    poll_s: float = 5.0
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+LIMITS = Limits()
 
 
 class Drain:
-    """Empties one kind of a store, while this controller leads. `run` is its task: one at a time, and again after the next election.
+    """Empties one kind of a store, while this controller leads. `run` is its task: one at a time, and again after the next election. `name`:
+    of whom it is for."""
 
-    `name`: of whom it is for. `bound`: how many notifications may wait. Above it the oldest are dropped, counted in `dropped`, and logged
-    as an error.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        random: Random,
-        *,
-        kind: str = KIND,
-        name: str = "the bus",
-        bound: int = BOUND,
-        poll_s: float = POLL_S,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
+    def __init__(self, store: Store, random: Random, kind: str, name: str, limits: Limits = LIMITS) -> None:
         self._store = store
         self._random = random
         self.kind = kind
         self.name = name
-        self._bound = bound
-        self._poll_s = poll_s
-        self._sleep = sleep
+        self._limits = limits
         self._added = asyncio.Event()
         self._empty = asyncio.Event()
         self._counted = False
@@ -99,7 +95,7 @@ class Drain:
                 self.last_error = error
                 pause = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(failed, 16))
                 failed += 1
-                await self._sleep(pause * self._random.uniform(0.8, 1.2))
+                await self._limits.sleep(pause * self._random.uniform(0.8, 1.2))
         finally:
             thread.shutdown(wait=False)  # its own: the next election may have begun another
 
@@ -143,17 +139,20 @@ class Drain:
 
     async def _trim(self) -> None:
         """Above the bound the oldest go. A little more than needed, so that it is not done for every new one."""
-        if self._counted and self.backlog <= self._bound:
+        if self._counted and self.backlog <= self._limits.bound:
             return
-        waiting = await self._look(2 * self._bound + 1)
-        surplus = len(waiting) - self._bound
+        waiting = await self._look(2 * self._limits.bound + 1)
+        surplus = len(waiting) - self._limits.bound
         if surplus <= 0:
             return
-        oldest = waiting[: surplus + self._bound // 20]
+        oldest = waiting[: surplus + self._limits.bound // 20]
         await self._delete(oldest)
         self.dropped += len(oldest)
         log.error(
-            "%d notifications were dropped, the oldest: more than %d wait for %s", len(oldest), self._bound, self.name
+            "%d notifications were dropped, the oldest: more than %d wait for %s",
+            len(oldest),
+            self._limits.bound,
+            self.name,
         )
 
     async def _delete(self, documents: Sequence[Document], also: Sequence[Put] = ()) -> None:
@@ -164,7 +163,7 @@ class Drain:
     async def _idle(self) -> None:
         """Until something is added; looks now and then by itself."""
         try:
-            async with asyncio.timeout(self._poll_s):
+            async with asyncio.timeout(self._limits.poll_s):
                 await self._added.wait()
         except TimeoutError:
             await self._rest()
@@ -181,14 +180,11 @@ class Outbox(Drain):
         store: Store,
         sink: Sink,
         random: Random,
-        *,
         kind: str = KIND,
         name: str = "the bus",
-        bound: int = BOUND,
-        poll_s: float = POLL_S,
-        sleep: Sleep = asyncio.sleep,
+        limits: Limits = LIMITS,
     ) -> None:
-        super().__init__(store, random, kind=kind, name=name, bound=bound, poll_s=poll_s, sleep=sleep)
+        super().__init__(store, random, kind, name, limits)
         self.sink = sink
         self.published = 0
         self.rejected = 0

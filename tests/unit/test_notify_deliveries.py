@@ -11,6 +11,7 @@ import pytest
 from ha_agent.errors import DriverError, Rejected, StoreLocked
 from ha_agent.model import Notification
 from ha_agent.notify.deliveries import Deliveries, kind_of, waits
+from ha_agent.notify.outbox import Limits
 from ha_agent.notify.writer import KIND
 from ha_agent.ports import Delete, Put
 from ha_agent.store.memory import MemoryStore
@@ -42,7 +43,7 @@ class Listener:
 
 
 def deliveries(store: MemoryStore, **sinks: Listener) -> Deliveries:
-    return Deliveries(store, Chance(), sinks, poll_s=60, sleep=Pauses())
+    return Deliveries(store, Chance(), sinks, Limits(poll_s=60, sleep=Pauses()))
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from ha_agent.errors import DriverError, StoreLocked, Unanswered
 from ha_agent.model import Notification
-from ha_agent.notify.outbox import BACKOFF_MAX_S, Outbox, Threaded
+from ha_agent.notify.outbox import BACKOFF_MAX_S, Limits, Outbox, Threaded
 from ha_agent.notify.writer import KIND, OutboxWriter
 from ha_agent.ports import Put
 from ha_agent.store.memory import MemoryStore
@@ -82,7 +82,7 @@ def ids(count: int, first: int = 0) -> list[str]:
 async def running(
     store: MemoryStore, bus: FakeBus, bound: int = 10_000, sleep: Callable[[float], Awaitable[None]] | None = None
 ) -> AsyncIterator[Outbox]:
-    outbox = Outbox(store, Threaded(bus), Chance(), bound=bound, poll_s=60, sleep=sleep or Pauses())
+    outbox = Outbox(store, Threaded(bus), Chance(), limits=Limits(bound, 60, sleep or Pauses()))
     task = asyncio.create_task(outbox.run())
     try:
         yield outbox
@@ -270,7 +270,7 @@ async def test_after_a_restart_the_rest_follows() -> None:
 
 async def test_it_can_run_again_and_counts_anew() -> None:
     store, bus = MemoryStore(), FakeBus()
-    outbox = Outbox(store, Threaded(bus), Chance(), poll_s=60)
+    outbox = Outbox(store, Threaded(bus), Chance(), limits=Limits(poll_s=60))
     for turn in range(2):
         fill(store, 3, epoch=turn, first=3 * turn)
         task = asyncio.create_task(outbox.run())
@@ -285,7 +285,7 @@ async def test_it_can_run_again_and_counts_anew() -> None:
 
 async def test_an_idle_connection_is_closed() -> None:
     store, bus = MemoryStore(), FakeBus()
-    outbox = Outbox(store, Threaded(bus), Chance(), poll_s=0.005)
+    outbox = Outbox(store, Threaded(bus), Chance(), limits=Limits(poll_s=0.005))
     task = asyncio.create_task(outbox.run())
     for _ in range(500):
         if bus.closed:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from ha_agent.model import Incident, Phase
 from tests.integration.debian import need
 from tests.integration.rig import HOSTS, TAG, Rig
 from tests.unit.heartbeat_support import closed_port
+from tests.unit.notify_support import serving
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 HOST = HOSTS[0]
@@ -50,22 +49,6 @@ class Receivers:
             return web.Response(status=500, text="not today")
         self.got.append(json.loads(await request.read()))
         return web.Response(status=204)
-
-
-@asynccontextmanager
-async def receivers() -> AsyncIterator[Receivers]:
-    subject = Receivers()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", subject.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    subject.port = runner.addresses[0][1]
-    try:
-        yield subject
-    finally:
-        await runner.cleanup()
 
 
 def recovered(rig: Rig) -> bool:
@@ -112,7 +95,8 @@ async def test_who_is_told_never_delays_recovery(tmp_path: Path) -> None:
     for name, text in HOOKS.items():
         (hooks / name).write_text(f"#!/bin/sh\n{text.replace('{out}', str(out))}\n")
         (hooks / name).chmod(0o755)
-    async with receivers() as there:
+    there = Receivers()
+    async with serving(there.handle) as there.port:
         urls = {name: f"http://127.0.0.1:{there.port}/{name}" for name in ("good", "slow", "bad")}
         urls["down"] = f"http://127.0.0.1:{closed_port()}/T0K3N"
         notifications = {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import pytest
 
@@ -16,6 +15,7 @@ from ha_agent.notify.writer import KIND
 from ha_agent.ports import Delete, Put
 from ha_agent.store.memory import MemoryStore
 from tests.unit.heartbeat_support import until
+from tests.unit.notify_support import running
 from tests.unit.test_notify_outbox import Chance, Pauses, fill, ids
 
 
@@ -44,16 +44,6 @@ class Listener:
 
 def deliveries(store: MemoryStore, **sinks: Listener) -> Deliveries:
     return Deliveries(store, Chance(), sinks, Limits(poll_s=60, sleep=Pauses()))
-
-
-@asynccontextmanager
-async def running(subject: Deliveries) -> AsyncIterator[Deliveries]:
-    task = asyncio.create_task(subject.run())
-    try:
-        yield subject
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_everybody_is_told_everything_in_order() -> None:

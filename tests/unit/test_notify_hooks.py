@@ -41,7 +41,7 @@ def alive(file: Path) -> bool:
 async def test_it_reads_the_event_and_nothing_of_our_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OS_PASSWORD", "hunter2")
+    monkeypatch.setenv("OS_PASSWORD", "hunter2")  # the helper inherits it, as every child of the daemon does
     subject = hook(program(tmp_path, f"cat > {tmp_path}/event; env > {tmp_path}/env; echo done"))
     await subject.publish(NOTE)
     event = json.loads((tmp_path / "event").read_text())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
@@ -15,6 +15,7 @@ from ha_agent.notify.outbox import BACKOFF_MAX_S, Limits, Outbox, Threaded
 from ha_agent.notify.writer import KIND, OutboxWriter
 from ha_agent.ports import Put
 from ha_agent.store.memory import MemoryStore
+from tests.unit import notify_support
 
 
 class Chance:
@@ -78,17 +79,10 @@ def ids(count: int, first: int = 0) -> list[str]:
     return [f"n{number}" for number in range(first, first + count)]
 
 
-@asynccontextmanager
-async def running(
+def running(
     store: MemoryStore, bus: FakeBus, bound: int = 10_000, sleep: Callable[[float], Awaitable[None]] | None = None
-) -> AsyncIterator[Outbox]:
-    outbox = Outbox(store, Threaded(bus), Chance(), limits=Limits(bound, 60, sleep or Pauses()))
-    task = asyncio.create_task(outbox.run())
-    try:
-        yield outbox
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+) -> AbstractAsyncContextManager[Outbox]:
+    return notify_support.running(Outbox(store, Threaded(bus), Chance(), limits=Limits(bound, 60, sleep or Pauses())))
 
 
 def test_keys_sort_by_epoch_and_order_and_never_collide() -> None:

@@ -17,6 +17,7 @@ from aiohttp import web
 from ha_agent.errors import DriverError, HaAgentError, Rejected, Unanswered
 from ha_agent.notify.objects import build
 from ha_agent.notify.webhook import Webhook, where
+from tests.unit.notify_support import serving
 
 WALL = 1_700_000_000.25
 NOTE = build(
@@ -47,17 +48,8 @@ class Receiver:
 @asynccontextmanager
 async def receiver() -> AsyncIterator[Receiver]:
     subject = Receiver()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", subject.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    subject.port = runner.addresses[0][1]
-    try:
+    async with serving(subject.handle) as subject.port:
         yield subject
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager

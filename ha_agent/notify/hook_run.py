@@ -44,11 +44,19 @@ def tail(output: bytes) -> str:
 
 def main() -> None:
     """See the module. Whoever ends it, or ends before it, ends all below it: it hears of both by SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through `run`, which leaves nothing alive
+    signal.signal(signal.SIGTERM, _end)
     below.die_with_parent(signal.SIGTERM)
     below.adopt_orphans()
-    ended = ran(sys.argv[1], float(sys.argv[2]), sys.stdin.buffer.read())
+    try:
+        ended = ran(sys.argv[1], float(sys.argv[2]), sys.stdin.buffer.read())
+    finally:
+        below.end_all()  # `run` does so itself, unless it was told to end before it knew that the hook had started
     sys.stdout.buffer.write(msgspec.json.encode(ended))
+
+
+def _end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what ends the others is not interrupted
+    sys.exit(1)
 
 
 if __name__ == "__main__":

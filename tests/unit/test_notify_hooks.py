@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -32,8 +33,12 @@ def hook(path: Path, timeout_s: float = 20.0, slots: int = 4) -> Hook:
 
 def alive(file: Path) -> bool:
     """Whether the process whose number a hook left behind still runs."""
+    return file.exists() and runs(file.read_text().strip())
+
+
+def runs(pid: str) -> bool:
     try:
-        return Path(f"/proc/{int(file.read_text())}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+        return Path(f"/proc/{int(pid)}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
     except (OSError, ValueError):
         return False
 
@@ -114,6 +119,26 @@ async def test_who_is_cancelled_leaves_nothing_behind(tmp_path: Path) -> None:
         await task
     assert not alive(left)
     assert not alive(below)
+
+
+async def test_a_helper_that_is_told_to_end_at_once_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Also where it has hardly started the hook, and does not know yet that it has."""
+    mark = f"6000.{os.getpid()}"  # seconds that nobody else sleeps
+    path = program(tmp_path, f"kill -TERM $PPID; sleep {mark}")
+    for _ in range(20):
+        with pytest.raises(DriverError, match="its helper ended with 1"):
+            await hook(path).publish(NOTE)
+    assert with_argument(mark) == []
+
+
+def with_argument(text: str) -> list[str]:
+    """The commands of all processes that have it."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            found += [" ".join(command)] * (process.name.isdigit() and text in command)
+    return found
 
 
 async def test_who_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:

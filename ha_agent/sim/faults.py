@@ -87,12 +87,12 @@ def _nova(trouble: str, low: float = 3, high: float = 40) -> Draw:
     return _one(lambda s: f"nova {trouble} {s.chance.choice((1, 1, 0.5))} for {s.secs(low, high)}")
 
 
-def _loss(share: float) -> Draw:
+def _loss(share: float, low: float, high: float) -> Draw:
+    """The less is lost, the longer it takes until something is. Where it is little, it is everywhere."""
+
     def draw(s: Scene) -> list[str]:
         where = s.chance.choice(("*", s.subject, s.controller()))
-        return [
-            f"loss {share:g} {'*' if share < 0.02 else where} for {s.secs(20, 60)}"
-        ]  # where it is little, everywhere
+        return [f"loss {share:g} {'*' if share < 0.02 else where} for {s.secs(low, high)}"]
 
     return draw
 
@@ -210,9 +210,9 @@ TABLE: tuple[Fault, ...] = (
     Fault("management NIC cut", 5, _one(lambda s: f"isolate {s.host()} for {s.secs(3, 90)}")),
     Fault("one plane lost", 3, _plane),
     Fault("one-way loss", 2, _one_way),
-    Fault("packet loss 1 %", 1, _loss(0.01)),
-    Fault("packet loss 5 %", 1, _loss(0.05)),
-    Fault("packet loss 20 %", 1, _loss(0.2)),
+    Fault("packet loss 1 %", 1, _loss(0.01, 40, 100)),
+    Fault("packet loss 5 %", 1, _loss(0.05, 20, 60)),
+    Fault("packet loss 20 %", 1, _loss(0.2, 20, 60)),
     Fault(
         "delay",
         1,

@@ -29,7 +29,8 @@ RULES: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("BMC restores power",), ("verify", "settle"), "it is switched on by us before its policy does"),
     (DESTINATION, ("reboot",), "nothing was moved"),
     (OFF, AFTER_FENCE, "the fault shows only when the device is told to switch off, and that is over"),
-    (DEVICES, AFTER_POWER_ON, "no device is asked anything any more, but for its health now and then"),
+    (DEVICES, ("unfence", "reboot"), "no device is asked anything any more, but for its health now and then"),
+    (("BMC slow",), ("restart",), "devices are asked only for their health, and a late answer is one all the same"),
     (("switched on", "BMC restores power"), AFTER_POWER_ON, "the host is on already"),
     (("no valid host",), ("reboot",), "a guest is rebooted where it is: nothing is scheduled"),
     (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TextIO
 
 from ha_agent.sim.impossible import reason
-from ha_agent.sim.stage import STORIES
+from ha_agent.sim.stage import STORIES, TURN, story_of
 from ha_agent.sim.strikes import FAULTS, PAIRS, STEPS, Strike, Twin
 from ha_agent.sim.workers import Workers
 
@@ -28,12 +28,12 @@ class Tally:
     BMC that stays on shows only where the host is on), so it is tried where it counts."""
 
     each: int
-    reaches: Sequence[frozenset[str]]
+    reaches: Mapping[str, frozenset[str]]
     counted: Counter[tuple[str, str]] = field(default_factory=Counter)
     tried: Counter[tuple[str, str]] = field(default_factory=Counter)
     broken: list[Strike] = field(default_factory=list)
     _under_way: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _in_story: Counter[tuple[int, str, str, bool]] = field(default_factory=Counter)
+    _in_story: Counter[tuple[str, str, str, bool]] = field(default_factory=Counter)
     _short: list[tuple[str, str]] = field(default_factory=lambda: [p for p in PAIRS if not reason(*p)])
 
     def add(self, strike: Strike) -> None:
@@ -41,7 +41,7 @@ class Tally:
         pair = (strike.step, strike.fault)
         self.tried[pair] += 1
         self.counted[pair] += strike.changed
-        self._in_story[strike.seed % len(self.reaches), *pair, strike.changed] += 1
+        self._in_story[story_of(strike.seed).name, *pair, strike.changed] += 1
         if strike.violations:
             self.broken.append(strike)
 
@@ -50,12 +50,12 @@ class Tally:
         self._short = [p for p in self._short if self.counted[p] < self.each]
         return self._short
 
-    def wanted(self, story: int) -> Wanted:
+    def wanted(self, story: str) -> Wanted:
         """Faults by step to strike with in the next stage of a story: where they are short even if all that is under way counts."""
         out: Wanted = {}
         for step, fault in self.short():
             if step in self.reaches[story] and self.counted[step, fault] + self._under_way[step, fault] < self.each:
-                best = max(self._rate(n, step, fault) for n, steps in enumerate(self.reaches) if step in steps)
+                best = max(self._rate(name, step, fault) for name, steps in self.reaches.items() if step in steps)
                 if self._rate(story, step, fault) >= POOR * best:
                     out.setdefault(step, []).append(fault)
         return out
@@ -70,7 +70,7 @@ class Tally:
         for strike in strikes:
             self.add(strike)
 
-    def _rate(self, story: int, step: str, fault: str) -> float:
+    def _rate(self, story: str, step: str, fault: str) -> float:
         counted = self._in_story[story, step, fault, True]
         return (counted + 1) / (counted + self._in_story[story, step, fault, False] + 1)
 
@@ -79,16 +79,16 @@ def run(each: int, jobs: int, first_seed: int = 0, out: TextIO | None = None) ->
     """Strike until every possible pair has counted `each` times. Prints the matrix, the pairs that are impossible and why, violations
     with the command that replays each. 0 if every pair is complete and no rule was broken."""
     stdout = out if out is not None else sys.stdout
-    tally = Tally(each, [_reached(n) for n in range(len(STORIES))])
+    tally = Tally(each, {story.name: _reached(n) for n, story in enumerate(STORIES)})
     going: deque[tuple[Future[list[Strike]], Wanted]] = deque()
     with Workers(jobs) as workers:
         for seed in range(first_seed, first_seed + STAGES_PER_50 * max(1, each // 50)):
             # as of LAG stages ago, however many jobs there are: a run depends on nothing but its arguments
             if not tally.short():
                 break
-            wanted = tally.wanted(seed % len(STORIES))
+            wanted = tally.wanted(story_of(seed).name)
             if not wanted:
-                if going and not any(tally.wanted(n) for n in range(len(STORIES))):
+                if going and not any(map(tally.wanted, tally.reaches)):
                     _take(*going.popleft(), tally, stdout)
                 continue
             tally.begins(wanted)
@@ -106,7 +106,7 @@ def run(each: int, jobs: int, first_seed: int = 0, out: TextIO | None = None) ->
 
 def _reached(story: int) -> frozenset[str]:
     """The steps that a story comes to, by the look of a few of its stages."""
-    seeds = (story, story + len(STORIES), story + 2 * len(STORIES))
+    seeds = (story, story + len(TURN), story + 2 * len(TURN))
     return frozenset(mark.step for seed in seeds for mark in Twin(seed).stage.marks)
 
 

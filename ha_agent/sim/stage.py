@@ -22,13 +22,13 @@ from ha_agent.sim.simulation import PROTECTED, Simulation
 from ha_agent.sim.timeline import stream
 
 SUBJECT = "h2"
-HOSTS = (3, 3, 4)
+HOSTS = (3, 3, 3, 4)
 BEGINS_S = 18.0  # every host is known and was reached by then, and is asked about again
 BOOT_S = 1.2
 COMPUTE_START_S = 1.0
 PACE = 0.25  # of faults: quiet time shows nothing
 LEAST_S = 2.0  # after a fault: what it broke has shown
-MENDED_S = 25.0  # after a fault: what it left behind is mended, as an operator would
+MENDED_S = 16.0  # after a fault: what it left behind is mended, as an operator would
 LIMIT_S = 1500.0
 LEASE_S = 12.0
 LOOKS_EVERY_S = 5.0  # of the person on call, who waits so long with what stands still:
@@ -74,6 +74,17 @@ STORIES: tuple[Story, ...] = (
     Story("back too early", (f"kill {SUBJECT}",), {"evacuate": ("nova down for 10", f"power_on {SUBJECT} 1")}),
     Story("guest", ("guest_fault vm3 watchdog",), guest_mode="auto"),
 )
+QUICK = (
+    "others move",
+    "told only",
+    "reboots",
+)  # a strike into them costs half as much, so they are told twice as often
+TURN = STORIES + tuple(s for s in STORIES if s.name in QUICK)
+
+
+def story_of(seed: int) -> Story:
+    """The story that a seed tells."""
+    return TURN[seed % len(TURN)]
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class Stage:
     ) -> None:
         self.seed = seed
         self.chance = stream(seed, "stage")
-        self.story = story or STORIES[seed % len(STORIES)]
+        self.story = story or story_of(seed)
         policy, number = self._policy(), self.chance.choice((1,) * 7 + (2,))
         policy, own = with_planes(policy, stream(seed, "planes"))
         self.sim = Simulation(seed, policy, controllers=controllers or number, make=make, log=self._line)
@@ -198,7 +209,7 @@ class Stage:
         since = sim.world.now - (BEGINS_S if self.struck_at is None else self.struck_at)
         return since > LEAST_S and not sim.lasting and sim.calm() and self.person.all_up()
 
-    def play(self, until: float = LIMIT_S) -> None:
+    def play(self, until: float = LIMIT_S, *, ends: bool = True) -> None:
         """Until it is over, or until a moment, or where its cloud halts. After a fault has struck, what it left broken is mended in the end. Whether it is over is
         looked at on every whole second, so that nothing depends on where it was stopped before."""
         sim = self.sim
@@ -215,7 +226,12 @@ class Stage:
                 self._mended = True
             if self.struck_at is None and sim.world.now > MENDED_S + BEGINS_S:
                 self._mended = True  # the story's own faults are over by then; its host waits for a person
-            self._ended = self.over()
+            self._ended = ends and self.over()
+
+    def go_on(self, seconds: float) -> None:
+        """Some quiet time after the end."""
+        self._ended = False
+        self.play(self.sim.world.now + seconds, ends=False)
 
     def strike(self, fault: faults.Fault) -> list[str]:
         """A fault strikes now: its lines."""

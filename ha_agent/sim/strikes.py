@@ -33,6 +33,8 @@ PAIRS = tuple((step, f.name) for step in STEPS for f in FAULTS)
 
 NOTHING = "none"  # the story alone, without a strike: `--strike none/none`
 
+GOES_ON_S = 8.0  # of a twin after its end, so that what strikes late can still be told from it
+
 Seen = tuple[float, str, object]
 Plan = Sequence[tuple[Mark, float | None]]
 
@@ -70,6 +72,7 @@ class Twin:
         self.stage.begin()
         self.stage.finish()
         self.end = self.stage.sim.signature()
+        self.stage.go_on(GOES_ON_S)
 
     def _keep(self) -> bool:
         sim = self.stage.sim

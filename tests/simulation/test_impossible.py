@@ -11,7 +11,7 @@ from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.strikes import PAIRS, STEPS, Strike, strikes
 from ha_agent.sim.timeline import VirtualClock
 
-STAGES = 20
+STAGES = 39  # every story three times or more
 SELDOM = 0.3  # a second failure of the story, or the look at a device's health, falls into the strike
 
 

@@ -95,10 +95,10 @@ def test_a_shell_takes_the_command_of_every_strike() -> None:
 def test_what_is_found_in_a_story_without_a_strike_can_be_played_again() -> None:
     """A twin that breaks a rule is told as a strike of nothing, and its command is taken."""
     make = partial(Engine, decide=twice)
-    found = strikes.strikes(10, {}, make)
-    assert [s.replay for s in found] == ["ha-agent simulate --first-seed 10 --strike none/none"]
+    found = strikes.strikes(13, {}, make)
+    assert [s.replay for s in found] == ["ha-agent simulate --first-seed 13 --strike none/none"]
     out = io.StringIO()
-    assert strikes.replay(10, "none", "none", out, make) == 1
+    assert strikes.replay(13, "none", "none", out, make) == 1
     assert f"violation: {found[0].violations[0]}" in out.getvalue()
 
 
@@ -180,7 +180,7 @@ def test_what_makes_no_sense_is_refused(args: Sequence[str], shows: str, tmp_pat
 
 
 def test_a_strike_is_explained_as_a_real_incident_is(tmp_path: Path) -> None:
-    out = simulate("--first-seed", "10", "--strike", "evacuate/lost answer, not done", "--explain", cwd=tmp_path)
+    out = simulate("--first-seed", "13", "--strike", "evacuate/lost answer, not done", "--explain", cwd=tmp_path)
     told = out.split("\n\n")
     assert any(part.startswith("h2 is alive") for part in told)
     assert "the answer was lost; looking again" in out.split("What happened:")[1]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ha_agent.sim.matrix import Tally
+from ha_agent.sim.stage import QUICK, STORIES, TURN, story_of
 from ha_agent.sim.strikes import Strike
 
 PAIR = ("fence", "host death")
+NAMES = [story.name for story in STORIES]
 
 
 def strikes(count: int, *, story: int = 0, changed: bool = True) -> list[Strike]:
@@ -13,11 +17,11 @@ def strikes(count: int, *, story: int = 0, changed: bool = True) -> list[Strike]
 
 
 def tally(each: int = 2, stories: int = 1) -> Tally:
-    return Tally(each, [frozenset({PAIR[0]})] * stories)
+    return Tally(each, {name: frozenset({PAIR[0]}) for name in NAMES[:stories]})
 
 
 def wants(subject: Tally, story: int = 0) -> bool:
-    return PAIR[1] in subject.wanted(story).get(PAIR[0], ())
+    return PAIR[1] in subject.wanted(NAMES[story]).get(PAIR[0], ())
 
 
 def test_a_pair_is_wanted_until_it_has_counted_often_enough() -> None:
@@ -51,5 +55,10 @@ def test_a_pair_is_left_out_of_a_story_in_which_it_rarely_counts() -> None:
 
 
 def test_a_story_that_does_not_come_to_the_step_is_not_asked() -> None:
-    subject = Tally(1, [frozenset()])
-    assert subject.wanted(0) == {}
+    subject = Tally(1, {NAMES[0]: frozenset()})
+    assert subject.wanted(NAMES[0]) == {}
+
+
+def test_what_is_told_quickly_is_told_twice_as_often() -> None:
+    told = Counter(story_of(seed).name for seed in range(10 * len(TURN)))
+    assert told == {name: 20 if name in QUICK else 10 for name in NAMES}

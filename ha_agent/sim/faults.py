@@ -65,13 +65,11 @@ Draw = Callable[[Scene], list[str]]
 
 @dataclass(frozen=True)
 class Fault:
-    """See the module. `limit`: one of the documented limits, of which nothing is promised but that it ends. `mixed`: a mixture of
-    others, for random lives only."""
+    """See the module. `mixed`: a mixture of others, for random lives only."""
 
     name: str
     weight: int
     draw: Draw
-    limit: bool = False
     mixed: bool = False
 
 
@@ -236,7 +234,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("BMC flapping", 1, _device(DeviceFault.FLAKY, DeviceFault.FLAPS)),
     Fault("BMC restores power", 1, _device(DeviceFault.RESTORES)),
     Fault("another machine's BMC", 1, _device(DeviceFault.ELSEWHERE)),
-    Fault("lying BMC", 1, _device(DeviceFault.LYING), limit=True),
+    Fault("lying BMC", 1, _device(DeviceFault.LYING)),
     # Nova and what it needs
     Fault("Nova away", 3, _nova("down")),
     Fault("Nova 500", 2, _nova("500")),
@@ -281,7 +279,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("disarm", 1, _one(lambda s: f"hasty disarm for {s.secs(5, 60)}")),
     Fault("pause order", 1, _one(lambda s: f"hasty pause for {s.secs(5, 60)}")),
     Fault("fence order", 1, _one(lambda s: f"hasty fence {s.host()} I know better")),
-    Fault("hasty confirmation", 1, _confirm_hastily, limit=True),
+    Fault("hasty confirmation", 1, _confirm_hastily),
     Fault("release order", 1, _one(lambda s: f"hasty release {s.subject} moved by hand")),
     Fault("reload", 1, _reload),
     Fault("reload without the host", 1, _one(lambda s: f"reload_without {s.host()} for {s.secs(5, 60)}")),

@@ -18,6 +18,7 @@ from ha_agent.controller.engine import Engine
 from ha_agent.errors import UsageError
 from ha_agent.sim import strikes
 from ha_agent.sim.simulate import Life, lived, replay_script, run
+from ha_agent.sim.workers import Workers
 from tests.simulation.test_planted import partitioned_is_down, twice
 
 DAYS = 1.0
@@ -84,6 +85,18 @@ def test_a_strike_played_alone_is_the_one_that_was_copied() -> None:
             assert strikes.replay(seed, strike.step, strike.fault, out) == bool(strike.violations)
             assert out.getvalue().splitlines()[-1] == f"log sha256 {strike.log_sha256}"
             assert f"fault: {strike.fault}: {strike.lines[0]}" in out.getvalue()
+
+
+@pytest.mark.parametrize("seed", [-7, 2**70])
+def test_a_worker_of_the_matrix_plays_what_is_played_here(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {step: ["Nova 503", "packet loss 20 %"] for step in strikes.STEPS}
+    monkeypatch.setenv("PYTHONHASHSEED", "17")
+    with Workers(2) as workers:
+        plays = [workers.play(seed + n, wanted) for n in (0, 1, 0)]
+        struck = [play.result(60) for play in plays]
+    assert struck[0] == struck[2] == strikes.strikes(seed, wanted)
+    assert struck[1] == strikes.strikes(seed + 1, wanted)
+    assert len({s.log_sha256 for s in struck[0] + struck[1]}) > len(wanted)
 
 
 def test_a_shell_takes_the_command_of_every_strike() -> None:

@@ -22,6 +22,8 @@ from ha_agent.store.memory import MemoryStore, Moment
 
 DESTRUCTIVE = frozenset({"fence", "power_on", "force_down", "clear_force_down", "evacuate", "start", "stop", "reboot"})
 TOLD_S = 60.0  # a broker that works has a notification by then
+NEVER = (-1.0, -1.0)
+ARRIVES_S = 1.0  # what a device said has reached the controller that asked it by then
 LEAVES_S = 0.01  # a command that was allowed has left by then
 HEARD_S = 3.0  # a host that this controller heard all this time is alive to it
 REACHED_S = (
@@ -51,7 +53,8 @@ class Judge:
         self._words: dict[
             tuple[str, str, str], tuple[Answer, float]
         ] = {}  # controller, host, witness: the last answer, and when it was asked
-        self._off: dict[tuple[str, str], float] = {}  # host, device: when it was last read off
+        self._off: dict[tuple[str, str], tuple[float, float]] = {}  # host, device: the last two times it read off
+        self._on: dict[tuple[str, str], float] = {}  # and when it last read on
         self._opened: dict[str, float] = {}  # incident -> since when there can be evidence for it
         self._word_at: dict[str, float] = {}  # host -> when a person last said that it is off
         self._heard_since: dict[tuple[str, str], float] = {}
@@ -182,7 +185,7 @@ class Judge:
         api_max_s = self.world.policy.hosts[host].recovery.api_max_s
         if command.kind is CommandKind.EVACUATE and now - lost_at < api_max_s:
             self.broken("S9", f"{command.subject} is evacuated again {now - lost_at:.1f} s after an answer was lost")
-        if command.kind is CommandKind.EVACUATE:
+        if command.kind in (CommandKind.FORCE_DOWN, CommandKind.EVACUATE):
             self._aged(who, command)
         if command.kind is CommandKind.FENCE:
             self._fencing(who, command)
@@ -195,25 +198,31 @@ class Judge:
     def read(self, host: str, device: str, power: Power) -> None:
         """What a look at a device for a controller found."""
         if power is Power.OFF:
-            self._off[host, device] = self.world.now
+            self._off[host, device] = (self._off.get((host, device), NEVER)[1], self.world.now)
+        if power is Power.ON:
+            self._on[host, device] = self.world.now
 
     def _aged(self, who: Owner, command: Command) -> None:
-        """Readings age: of some level every device was read off in this incident and lately (unless the level is declared trusted), or a
-        person said in this incident that the host is off."""
+        """Of some level every device was read off twice in this incident, and lately (unless the level is declared trusted), or a person
+        said in this incident that the host is off."""
         host, since = command.host, self._opened.get(command.incident, 0.0)
         policies = (self.world.policy, who.policy)  # before a reload and after it
         rules = [policy.hosts[host].fencing for policy in policies if host in policy.hosts]
         if self._word_at.get(host, -1.0) < since and not any(self._read_off(host, each, since) for each in rules):
             row = self.world.nova.servers.get(command.subject)
-            name = row.name if row is not None else command.subject
-            self.broken("S2", f"{name} is evacuated off {host}, no level of which was read off lately")
+            what = f"Nova is told that {host} is down" if command.kind is CommandKind.FORCE_DOWN else ""
+            what = what or f"{row.name if row is not None else command.subject} is evacuated off {host}"
+            self.broken("S2", f"{what}, no level of which was read off twice lately")
 
     def _read_off(self, host: str, fencing: Fencing, since: float) -> bool:
         """Whether a level was, and it still counts."""
         young = self.world.now - fencing.evidence_max_age_s - LEAVES_S
         for number, devices in enumerate(fencing.levels):
-            oldest = min((self._off.get((host, device), -1.0) for device in devices), default=-1.0)
-            if oldest >= (since if number in fencing.trusted_levels else max(since, young)):
+            read = [self._off.get((host, device), NEVER) for device in devices] or [NEVER]
+            first, last = min(first for first, _ in read), min(last for _, last in read)
+            on = max((self._on.get((host, device), -1.0) for device in devices), default=-1.0)
+            on = on if self.world.now - on > ARRIVES_S else -1.0  # nobody knows it yet
+            if first >= max(since, on) and (number in fencing.trusted_levels or last >= young):
                 return True
         return False
 

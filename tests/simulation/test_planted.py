@@ -255,6 +255,15 @@ def dies_and_its_bmc_hangs(sim: Simulation) -> None:
     sim.run(200.0)
 
 
+def dies_while_nova_is_away(sim: Simulation) -> None:
+    """Nova can be told late only, and by then nobody can read any more that the host is off."""
+    perform(sim, "nova down for 90")
+    sim.world.power_off("h2")
+    sim.run(16.0)
+    sim.world.fault("h2", DeviceFault.HANG)
+    sim.run(200.0)
+
+
 def dies_long_after_a_cable(sim: Simulation) -> None:
     """A cable of the controller, over which nothing of this goes, is lost for good; a host dies much later."""
     perform(sim, "own_cable")
@@ -430,6 +439,7 @@ CASES = {
     "unknown is off": Case("S2", planted(unknown_is_off), freezes_without_bmc),
     "one off is enough": Case("S2", planted(one_off_is_enough), freezes_behind_a_relay_that_bounces),
     "evidence never ages": Case("S2", unguarded(evidence_never_ages), dies_and_its_bmc_hangs, one_at_a_time),
+    "evidence never ages for Nova": Case("S2", unguarded(evidence_never_ages), dies_while_nova_is_away),
     "any machine": Case("S5", AnyMachine, freezes_behind_another_bmc),
     "unfence early": Case("S3", unguarded(unfence_early), dies),
     "power on early": Case("S3", unguarded(powers_on_early), dies),
@@ -458,6 +468,22 @@ def test_the_judge_catches_the_planted_bug(name: str) -> None:
     sim = case.build(case.make)
     case.world(sim)
     assert case.rule in {v.rule for v in sim.violations}, [str(v) for v in sim.violations]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("one off is enough", "no level of which was read off twice lately"),
+        ("evidence never ages", "is evacuated off h2, no level"),
+        ("evidence never ages for Nova", "Nova is told that h2 is down, no level"),
+    ],
+)
+def test_the_judge_says_what_the_evidence_lacked(name: str, text: str) -> None:
+    """Not only that the host was on: a controller that was lucky broke the rule too."""
+    case = CASES[name]
+    sim = case.build(case.make)
+    case.world(sim)
+    assert any(text in str(v) for v in sim.violations), [str(v) for v in sim.violations]
 
 
 @pytest.mark.parametrize("name", CASES)

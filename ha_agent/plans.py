@@ -46,8 +46,6 @@ GUEST_TELL = (Step.ANNOUNCE,)
 FENCING_VERDICTS = frozenset({Verdict.DOWN, Verdict.OFF, Verdict.HUNG})
 """Verdicts that call for a fence. Every other one only alarms (S5)."""
 
-ALARM_VERDICTS = frozenset({Verdict.PARTITIONED, Verdict.AGENT_LOST, Verdict.UNKNOWN, Verdict.NEVER_SEEN})
-
 
 def plan_for(verdict: Verdict, mode: Mode, *, fence: bool) -> tuple[Step, ...]:
     """The plan of a host's new incident."""

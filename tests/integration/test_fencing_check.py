@@ -10,7 +10,8 @@ import pytest
 
 from tests.integration.debian import need
 from tests.integration.ipmi_sim import PASSWORD
-from tests.integration.rig import HOSTS, ROOT, Rig
+from tests.integration.rig import HOSTS, Rig
+from tests.integration.rig_controller import ROOT
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 

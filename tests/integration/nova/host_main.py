@@ -1,15 +1,15 @@
 """What runs on one hypervisor of the lab, from power on to power off. `python -m tests.integration.nova.host_main LAB HOST`
 
-A boot with an id of its own, then nova-compute. A host that has keys (`pki`) also runs the real remote, and the real gate before
-nova-compute. All of it is one process group, which the power switch kills.
+A boot with an id of its own, then nova-compute. A host that has keys (`pki`) also runs the real remote, and where it is told to
+(`gated`) the real gate before nova-compute. All of it is one process group, which the power switch kills.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
-import uuid
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from ha_agent.heartbeat import gate
 from ha_agent.heartbeat.files import write_durably
 from ha_agent.heartbeat.sources import HealthReport
 from ha_agent.model import Health
+from tests.integration.nova.hosts import boot_id
 from tests.integration.nova.settings import Settings
 from tests.integration.rig_host import start_remote
 
@@ -28,15 +29,16 @@ LOOK_S = 0.2
 async def life(settings: Settings, name: str) -> None:
     """Only a kill ends it."""
     home = settings.directory / "hosts" / name
-    boot_id = str(uuid.uuid4())
-    write_durably(home / "boot", boot_id.encode())
+    boot = boot_id(os.getpid())
+    write_durably(home / "boot", boot.encode())
     agent = (home / "pki").exists()
     if agent:
         _tell(home, Health.DOWN)
         _list_guests(home)
-        remote = await start_remote(home, boot_id)
-        write_durably(home / "remote.port", f"{boot_id} {remote.port}".encode())
-        await gate.wait(home / "remote.sock")
+        remote = await start_remote(home, boot)
+        write_durably(home / "remote.port", f"{boot} {remote.port}".encode())
+        if (home / "gated").exists():
+            await gate.wait(home / "remote.sock")
     nova = settings.etc("nova")
     files = [nova / "nova.conf", nova / f"{name}.conf"]
     compute = await asyncio.create_subprocess_exec(

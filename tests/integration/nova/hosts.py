@@ -8,16 +8,21 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
 from pathlib import Path
 
 from tests.integration.ipmi_sim import IpmiSim
 from tests.integration.nova import configuration
+from tests.integration.nova.processes import began
 from tests.integration.nova.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 RUNS = 1  # Nova's power state
+
+
+def boot_id(pid: int) -> str:
+    """Of the boot that the process leads. Known from the moment at which it exists: a guest of an earlier boot cannot be taken for its."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{pid} {began(pid)}"))
 
 
 class Host:
@@ -51,31 +56,45 @@ class Host:
 
     @property
     def boot(self) -> str:
-        """The id of its newest boot; empty before the first."""
-        file = self.directory / "boot"
-        return file.read_text() if file.exists() else ""
+        """The id of its present boot; empty where it has no power."""
+        pid = self.bmc.host_pid()
+        return boot_id(pid) if pid else ""
+
+    def remote(self) -> tuple[str, int]:
+        """The boot whose remote listens, and its port; ("", 0) where none was started."""
+        file = self.directory / "remote.port"
+        boot, port = file.read_text().split() if file.exists() else ("", "0")
+        return boot, int(port)
+
+    def gated(self, yes: bool) -> None:
+        """Whether nova-compute waits for a controller's word at each boot from now on."""
+        flag = self.directory / "gated"
+        if yes:
+            flag.touch()
+        else:
+            flag.unlink(missing_ok=True)
 
     def guests(self) -> dict[str, bool]:
         """Every guest that is defined on it, and whether it runs."""
-        powered, boot = self.alive(), self.boot
+        boot = self.boot
         found: dict[str, bool] = {}
         for file in (self.directory / "guests").iterdir():
             with contextlib.suppress(FileNotFoundError):  # destroyed just now
                 guest = json.loads(file.read_text())
-                found[file.name] = powered and guest["boot"] == boot and guest["state"] == RUNS
+                found[file.name] = guest["boot"] == boot and guest["state"] == RUNS
         return found
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def freeze(self) -> None:
         """Its nova-compute hangs."""
-        pid = int((self.directory / "compute.pid").read_text())
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Ends `freeze`."""
+        self._signal(signal.SIGCONT)
 
     def faults(self, *, spawn_s: float = 0.0, spawn_error: str = "") -> None:
         """Of the guests that it spawns from now on; without arguments: none."""
         (self.directory / "faults.json").write_text(json.dumps({"spawn_s": spawn_s, "spawn_error": spawn_error}))
+
+    def _signal(self, number: signal.Signals) -> None:
+        os.kill(int((self.directory / "compute.pid").read_text()), number)

@@ -44,7 +44,7 @@ class Processes:
             ],
             setsid=True,
         )
-        (self._run / f"{name}.pid").write_text(f"{pid} {_began(pid) or 0}\n")
+        (self._run / f"{name}.pid").write_text(f"{pid} {began(pid) or 0}\n")
 
     def log(self, name: str) -> Path:
         """Where its output goes."""
@@ -63,10 +63,10 @@ class Processes:
     def pid(self, name: str) -> int | None:
         """Of a living process; a zombie does not live."""
         try:
-            pid, began = map(int, (self._run / f"{name}.pid").read_text().split())
+            pid, at = map(int, (self._run / f"{name}.pid").read_text().split())
         except (OSError, ValueError):
             return None
-        return pid if _began(pid) == began else None
+        return pid if began(pid) == at else None
 
     def stop(self, name: str, patience_s: float = 10.0) -> None:
         """Asks it to end, and kills what is left of its group when the patience is over. 0 kills at once."""
@@ -102,7 +102,7 @@ def _inherited() -> dict[str, str]:
     return kept | {"LC_ALL": "C.UTF-8"}
 
 
-def _began(pid: int) -> int | None:
+def began(pid: int) -> int | None:
     """When a living process began, in the kernel's ticks."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

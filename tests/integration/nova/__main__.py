@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.integration.debian import Missing
 from tests.integration.nova.lab import Lab
-from tests.integration.nova.processes import LabError
+from tests.integration.nova.processes import LOGS, LabError
 
 HERE = Path("build/nova-lab")
 
@@ -30,7 +30,7 @@ def down(directory: Path) -> None:
         print(f"no lab is up in {directory}")
         return
     lab.down()
-    print(f"down; its logs are in {directory / 'log'}")
+    print(f"down; its logs are in {directory / LOGS}")
 
 
 def status(directory: Path) -> None:

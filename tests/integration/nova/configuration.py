@@ -10,6 +10,7 @@ from tests.integration.nova.settings import PASSWORD, REGION, Settings
 
 Sections = Mapping[str, Mapping[str, object]]
 REPORT_S = 5
+PAGE = 7  # few enough for a test to fill several
 DOWN_S = 25  # Nova's own: 10 and 60
 # name -> (what gunicorn serves, the variable by which that finds its configuration)
 WSGI = {
@@ -37,6 +38,7 @@ def write(settings: Settings) -> None:
             "worker_class": "gthread",
             "threads": 16,
             "timeout": 300,
+            "keepalive": 75,  # longer than any test thinks: a connection that ends as it is used again looks like a lost answer
             "raw_env": [variable.format(etc=etc)],
             "control_socket_disable": True,
         }
@@ -100,6 +102,7 @@ def _files(settings: Settings) -> dict[str, Sections]:
             "oslo_concurrency": {"lock_path": state / "nova" / "locks"},
             "oslo_messaging_notifications": {"driver": "messagingv2"},
             "notifications": {"notification_format": "versioned", "notify_on_state_change": "vm_and_task_state"},
+            "api": {"max_limit": PAGE},
             "quota": {"instances": -1, "cores": -1, "ram": -1, "server_groups": -1},
             "conductor": {"workers": 1},
             # hosts are found by looking, not by a command; and servers that come at once do not all go to one host

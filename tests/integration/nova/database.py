@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.integration.nova import configuration
 from tests.integration.nova.environment import one_at_a_time
 from tests.integration.nova.processes import TAIL, LabError, Processes
 from tests.integration.nova.settings import PASSWORD, REGION, Settings
@@ -50,8 +49,7 @@ def ask(settings: Settings, query: str) -> list[list[str]]:
 
 
 def _key() -> str:
-    made_by = Path(__file__).read_bytes() + Path(configuration.__file__).read_bytes()
-    return hashlib.sha256(made_by).hexdigest()[:12]
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
 
 
 def _run(settings: Settings, processes: Processes) -> None:

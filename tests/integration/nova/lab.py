@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tests.integration.nova import catalogue, configuration, database, environment
 from tests.integration.nova.hosts import Host
-from tests.integration.nova.processes import LabError, Processes
+from tests.integration.nova.processes import LOGS, LabError, Processes
 from tests.integration.nova.settings import FILE, IMAGE, Settings
 from tests.integration.rabbit import SERVER, Rabbit
 
-START_S = 90
+START_S = 180
 STAND_INS = Path(__file__).with_name("stand_ins.py")
 
 
@@ -33,9 +33,10 @@ class Lab:
     @classmethod
     def up(cls, directory: Path, hosts: int = 4) -> Lab:
         """A new one, in an empty or missing directory. Raises LabError (or debian.Missing), and then nothing of it is left running."""
-        if directory.exists() and any(directory.iterdir()):
-            raise LabError(f"{directory} is not empty: end the lab that is there with `make lab-down`")
         directory.mkdir(parents=True, exist_ok=True)
+        if any(entry.name != LOGS for entry in directory.iterdir()):
+            raise LabError(f"{directory} is in use: end the lab that is there with `make lab-down`")
+        shutil.rmtree(directory / LOGS, ignore_errors=True)  # of an earlier one
         lab = cls(Settings.new(directory, environment.ready(), hosts))
         try:
             lab._start()
@@ -55,7 +56,7 @@ class Lab:
         for name in reversed(self.processes.names()):
             self.processes.stop(name, 0)  # what will never be started again needs no orderly end
         for entry in self.settings.directory.iterdir():
-            if entry.is_dir() and entry.name != "log":
+            if entry.is_dir() and entry.name != LOGS:
                 shutil.rmtree(entry)
         (self.settings.directory / FILE).unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+LOGS = "log"
 TAIL = 3000
 CLOSE = signal.SIGTERM
 
@@ -23,7 +24,7 @@ class Processes:
 
     def __init__(self, directory: Path) -> None:
         self._run = directory / "run"
-        self._log = directory / "log"
+        self._log = directory / LOGS
 
     def start(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
         """Starts it, its output going to its log; one that runs already stays."""

@@ -31,6 +31,7 @@ async def play(rig: Controlled, failure: str) -> None:
         host.freeze()
 
     def over() -> bool:
+        assert not rig.doubles, f"on two hosts at once: {rig.doubles}"
         mine = [incident for incident in rig.incidents() if incident.host == DEAD and incident.plan == RECOVER]
         return bool(mine) and mine[-1].phase is Phase.CLOSED
 

@@ -89,6 +89,7 @@ def judge(rig: Controlled, servers: Servers, made: dict[str, str]) -> None:
     assert (on["bystander"], runs["bystander"], records["bystander"]) == (OTHER, [OTHER], [])
     assert servers.actions(made["bystander"]) == ["create"]
     for name in servers.lab.hosts:
+        servers.is_up(name)  # Nova calls it up at its next report
         service = api.service(name)
         assert (service["state"], service["forced_down"], service["status"]) == ("up", False, "enabled")
     assert {incident.host for incident in rig.incidents()} == {DEAD}

@@ -229,7 +229,7 @@ def test_a_live_migration_moves_the_guest_before_it_moves_the_books(world: World
 
 def test_paused_servers_are_refused_until_they_are_reset(world: World) -> None:
     server = world.nova.add_server(A).id
-    world.nova.pause(server)
+    world.nova.set_aside(server, "pause")
     world.dead(A)
     assert "paused" in refused(409, world.nova.evacuate, server)
     world.nova.reset_state(server, "error")

@@ -139,8 +139,8 @@ class Rig(ControllerProcess):
         if self._clerk is not None:
             self._clerk.cancel()
             await asyncio.gather(self._clerk, return_exceptions=True)
-        for name, bmc in self.bmcs.items():
-            if (self.directory / "bmc" / name / "switch").exists():  # it was started
+        for bmc in self.bmcs.values():
+            if bmc.installed:
                 await asyncio.to_thread(bmc.stop)
         if self._server is not None:
             self._server.close()

@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-detection bench-remote bench-hostile bench-fencing clean
+.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-detection bench-remote bench-hostile bench-fencing lab-up lab-down lab-status test-nova clean
 
 # The distribution's own Python where it can make an environment: it is what operators run, built with all its optimisations.
 PYTHON ?= $(shell for each in /usr/bin/python3 python3; do \
@@ -32,6 +32,8 @@ help:
 	@echo 'make bench-hostile   what a controller notices of floods of hostile connections'
 	@echo 'make bench-fencing [SIZES="1 10 50 200"]   many hosts switched off at once while some BMCs hang, beside ipmitool and fence_ipmilan'
 	@echo 'make bench-detection   who is fenced in vain and how soon the dead are found, beside other detectors, on simulated bad hours'
+	@echo 'make lab-up [HOSTS=4]   a real Nova on this machine, with hypervisors whose guests are files (root; lab-status, lab-down)'
+	@echo 'make test-nova   hosts of a real Nova die and come back; uses the lab that is up, else one of its own (root)'
 	@echo 'make clean       remove .venv, caches and build files'
 
 # --- setting up --------------------------------------------------------------------------------------------------------
@@ -143,6 +145,20 @@ bench-fencing: setup-dev
 # In virtual time, the same figures on every machine; about five minutes on two cores.
 bench-detection: setup-dev
 	@$(BIN)/python -m tests.benchmarks.detection --share $(or $(SHARE),1) --first-seed $(or $(FIRST),1) --jobs $(JOBS) $(if $(SHARE)$(FIRST),,--keep docs/bench-detection.txt)
+
+# --- a real Nova -------------------------------------------------------------------------------------------------------
+
+lab-up: setup-dev
+	@HOSTS=$(or $(HOSTS),4) $(BIN)/python -m tests.integration.nova up
+
+lab-down: setup-dev
+	@$(BIN)/python -m tests.integration.nova down
+
+lab-status: setup-dev
+	@$(BIN)/python -m tests.integration.nova status
+
+test-nova: setup-dev
+	@$(PYTEST) -q -m 'full or not full' --durations=10 tests/integration/nova
 
 clean:
 	@rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -320,8 +320,11 @@ class NovaApi:
                 self.state.reboot(server_id)
             case {"os-resetState": {"state": str(state)}}:
                 self.state.reset_state(server_id, state)
-            case {"pause": _}:
-                self.state.pause(server_id)
+            case {"pause": _} | {"suspend": _} | {"shelve": _} as asked:
+                self.state.set_aside(server_id, next(iter(asked)))
+            case {"rescue": _}:
+                self.state.set_aside(server_id, "rescue")
+                return web.json_response({"adminPass": "demo"})
             case {"lock": _}:
                 self.state.server(server_id).locked = True
             case {"unlock": _}:

@@ -25,6 +25,14 @@ LIVE_MIGRATION = "live-migration"
 REBUILDING, SPAWNING = "rebuilding", "rebuild_spawning"
 UNFINISHED = ("accepted", "pre-migrating")
 REBOOT_DURING = ("rebooting", "rebooting_hard", "resuming", "pausing", "unpausing", "suspending")  # tasks
+# What may be asked of an active server that leaves it in another state: action -> (state, status)
+SET_ASIDE = {
+    "pause": ("paused", "PAUSED"),
+    "suspend": ("suspended", "SUSPENDED"),
+    "rescue": ("rescued", "RESCUE"),
+    "shelve": ("shelved_offloaded", "SHELVED_OFFLOADED"),
+}
+STATUSES = {"active": "ACTIVE", "stopped": "SHUTOFF", **dict(SET_ASIDE.values())}
 FIRST_STOPPING_MICROVERSION = (2, 95)  # from here on an evacuated server lands stopped
 
 
@@ -50,7 +58,7 @@ class Fault(StrEnum):
 
 @dataclass
 class SimServer:
-    """One instance. `vm_state`: active | stopped | paused | error. `volume`: it boots from a volume, so keeps its data."""
+    """One instance. `vm_state`: active | stopped | error, or one of SET_ASIDE. `volume`: it boots from a volume, so keeps its data."""
 
     id: str
     name: str
@@ -73,7 +81,7 @@ class SimServer:
             return "REBUILD"
         if self.task_state and self.task_state.startswith("reboot"):
             return "HARD_REBOOT"
-        return {"active": "ACTIVE", "stopped": "SHUTOFF", "paused": "PAUSED"}.get(self.vm_state, "ERROR")
+        return STATUSES.get(self.vm_state, "ERROR")
 
 
 @dataclass
@@ -427,6 +435,8 @@ class NovaState:
     def evacuate(self, server_id: str, microversion: tuple[int, int] = (2, 94), target: str | None = None) -> None:
         """POST evacuate. Accepts a second one during the first, as Nova does."""
         row = self.server(server_id)
+        if not row.host:
+            raise NovaError(400, f"Instance {row.id} is not on any host.")
         if row.vm_state not in ("active", "stopped", "error"):
             raise NovaError(409, f"Cannot 'evacuate' instance {row.id} while it is in vm_state {row.vm_state}")
         if target is not None and target not in self.hosts:
@@ -476,9 +486,15 @@ class NovaState:
             self.server(server_id)
         return found[::-1]
 
-    def pause(self, server_id: str) -> None:
-        """POST pause."""
-        self._may(server_id, "pause", ("active",)).vm_state = "paused"
+    def set_aside(self, server_id: str, action: str) -> None:
+        """POST pause, suspend, rescue or shelve (of a server that boots from a volume: it leaves its host at once)."""
+        row = self._may(server_id, action, ("active",))
+        row.vm_state = SET_ASIDE[action][0]
+        if action in ("suspend", "shelve"):
+            self._halt(row.id, row.host)
+        if action == "shelve":
+            self.domains[row.host].discard(row.id)
+            row.host = ""
 
     def reset_state(self, server_id: str, state: str) -> None:
         """POST os-resetState: also forgets the task."""

@@ -69,7 +69,7 @@ def server(state: NovaState, row: SimServer, version: Version) -> dict[str, Any]
     if version >= (2, 9):
         shown["locked"] = row.locked
     if version >= (2, 16):
-        shown["host_status"] = "UP" if state.is_up(row.host) else "DOWN"
+        shown["host_status"] = "" if not row.host else "UP" if state.is_up(row.host) else "DOWN"
     if version >= (2, 26):
         shown["tags"] = list(row.tags)
     if row.fault:

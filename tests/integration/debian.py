@@ -27,6 +27,7 @@ PACKAGES = {
     "libvirt-daemon-driver-qemu": "its driver for QEMU",
     "libvirt-dev": "what libvirt-python is compiled against",
     "libxml2-utils": "xmllint, which holds metadata against a schema",
+    "mariadb-server": "the database below Nova",
     "nftables": "nft, which cuts them between two machines",
     "openipmi": "ipmi_sim, an IPMI BMC that is not ours",
     "pacemaker": "its fencer, which runs our fence agents",

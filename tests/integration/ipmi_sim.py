@@ -135,18 +135,29 @@ class IpmiSim:
     address = "127.0.0.1"
 
     def __init__(
-        self, directory: Path, name: str, command: str = "exec sleep 100000", guid: str = "", key: str = ""
+        self,
+        directory: Path,
+        name: str,
+        command: str = "exec sleep 100000",
+        guid: str = "",
+        key: str = "",
+        port: int = 0,
     ) -> None:
         self._key = key
         self.name = name
         self.guid = guid or os.urandom(16).hex()
-        self.port = _free_port()
+        self.port = port or free_udp_port()
         self._directory = directory / name
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, on: bool = True) -> None:
-        """Starts the BMC and (if `on`) the host; returns when the BMC answers. Raises RuntimeError with its output if it does not."""
+    @property
+    def installed(self) -> bool:
+        """Whether there is a switch to press."""
+        return (self._directory / "switch").exists()
+
+    def install(self) -> None:
+        """Writes its files; nothing runs yet."""
         self._directory.mkdir(parents=True)
         (self._directory / "state").mkdir()
         (self._directory / "command").write_text(self._command + "\n")
@@ -166,16 +177,27 @@ class IpmiSim:
             )
         )
         (self._directory / "emulation").write_text(_EMULATION)
+
+    def program(self) -> list[str]:
+        """The BMC itself, for those who start it themselves."""
+        files = {"-c": "lan", "-f": "emulation", "-s": "state"}
+        return [
+            "ipmi_sim",
+            "-n",
+            *[part for flag, file in files.items() for part in (flag, str(self._directory / file))],
+        ]
+
+    def start(self, on: bool = True) -> None:
+        """Starts the BMC and (if `on`) the host; returns when the BMC answers. Raises RuntimeError with its output if it does not."""
+        self.install()
         if on:
             self.press(True)
         self._run()
 
     def _run(self) -> None:
-        files = {"-c": "lan", "-f": "emulation", "-s": "state"}
-        arguments = [part for flag, file in files.items() for part in (flag, str(self._directory / file))]
         with (self._directory / "output").open("wb") as output:
             self._process = subprocess.Popen(
-                ["ipmi_sim", "-n", *arguments],
+                self.program(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -273,7 +295,8 @@ class IpmiSim:
         return False
 
 
-def _free_port() -> int:
+def free_udp_port() -> int:
+    """One that is free on loopback now."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

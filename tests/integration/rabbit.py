@@ -28,11 +28,11 @@ def free_port() -> int:
 class Rabbit:
     """One broker. It keeps its data over `kill` and `start`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, port: int = 0, dist_port: int = 0, epmd_port: int = 0) -> None:
         self._directory = directory
-        self.port = free_port()
-        self._epmd_port = free_port()
-        self._dist_port = free_port()
+        self.port = port or free_port()
+        self._epmd_port = epmd_port or free_port()
+        self._dist_port = dist_port or free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,13 +62,13 @@ class Rabbit:
         """Returns when the broker speaks AMQP. Raises RuntimeError with its output."""
         if self._epmd is None:
             # Started here, in the foreground: Erlang would leave one behind that nobody stops.
-            self._epmd = subprocess.Popen(["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"])
+            self._epmd = subprocess.Popen(self.epmd)
             _wait_for_port(self._epmd_port, 10)
         (self._directory / "pid").unlink(missing_ok=True)
         with (self._directory / "out").open("ab") as out:
-            self._server = subprocess.Popen([SERVER], env=self._environment(), stdout=out, stderr=out)
+            self._server = subprocess.Popen([SERVER], env=self.environment(), stdout=out, stderr=out)
         end = time.monotonic() + START_S
-        while not self._speaks():
+        while not self.speaks():
             if time.monotonic() > end or self._server.poll() is not None:
                 raise RuntimeError("RabbitMQ did not start:\n" + (self._directory / "out").read_text()[-4000:])
             time.sleep(0.1)
@@ -97,7 +97,13 @@ class Rabbit:
             self._epmd.wait(10)
             self._epmd = None
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def epmd(self) -> list[str]:
+        """What Erlang's nodes find each other by."""
+        return ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+
+    def environment(self) -> dict[str, str]:
+        """All that the server's scripts are told."""
         here = self._directory
         return {
             "PATH": os.environ["PATH"],
@@ -116,7 +122,7 @@ class Rabbit:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
         }
 
-    def _speaks(self) -> bool:
+    def speaks(self) -> bool:
         """An AMQP header is answered by a frame of method connection.start."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as connection:

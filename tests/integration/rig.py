@@ -14,35 +14,24 @@ HTTP, in this process, so that it outlives every controller.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
 import shlex
-import signal
-import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import aiohttp
 import msgspec
-import yaml
 
-from ha_agent.controller import journal
 from ha_agent.heartbeat.files import write_durably
 from ha_agent.heartbeat.pki import Pki
-from ha_agent.model import CommandKind, Incident, ServerProgress
-from ha_agent.programs import below
 from ha_agent.sim.nova_api import NovaApi
 from ha_agent.sim.nova_state import NovaState, SimHost
-from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
+from tests.integration.ipmi_sim import IpmiSim
 from tests.integration.rig_cable import PowerWire
+from tests.integration.rig_controller import ROOT, ControllerProcess
 
-ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ("compute-1", "compute-2", "compute-3")
 TAG = "automatic-recovery"
 # (name, tags, stopped): what runs on compute-1. All boot from volumes.
@@ -54,7 +43,6 @@ SERVERS = (
     ("spare", (TAG,), True),
     ("scratch", (), False),
 )
-LOOK_S = 0.004
 
 
 class WatchedNova(NovaState):
@@ -76,7 +64,7 @@ class WatchedNova(NovaState):
         return row
 
 
-class Rig:
+class Rig(ControllerProcess):
     """See the module. One event loop runs all of it."""
 
     def __init__(
@@ -85,18 +73,15 @@ class Rig:
         second_level: Mapping[str, object] | None = None,
         notifications: Mapping[str, object] | None = None,
     ) -> None:
-        self.directory = directory
-        self._notifications = notifications or {}  # as it stands in the config
+        super().__init__(directory, HOSTS)
+        self._notifications = notifications  # as it stands in the config
         self._second_level = second_level  # a device of compute-1, as it stands in the config
         self.nova = WatchedNova(time.monotonic, random.Random(7))
         self.api = NovaApi(self.nova)
         self.bmcs: dict[str, IpmiSim] = {}
         self.cables = {name: PowerWire() for name in HOSTS}
         self.boots: list[str] = []  # hosts, in the order in which they booted
-        self.kills = 0
-        self.orphans: set[str] = set()  # ids of commands whose controller was killed before it knew their answers
         self._guests: dict[str, frozenset[str]] = {}
-        self._controller: subprocess.Popen[bytes] | None = None
         self._server: asyncio.Server | None = None
         self._lives: set[asyncio.Task[None]] = set()
         self._clerk: asyncio.Task[None] | None = None
@@ -139,19 +124,23 @@ class Rig:
         for result in await asyncio.gather(*starts, return_exceptions=True):  # none is left behind in the middle of it
             if result is not None:
                 raise result
-        self._configure()
+        self.configure(
+            self.api.cloud(),
+            {name: bmc.port for name, bmc in self.bmcs.items()},
+            {name: cable.port for name, cable in self.cables.items()},
+            second_level=self._second_level,
+            notifications=self._notifications,
+        )
         self._clerk = asyncio.create_task(self._write_down())
         await self.until(lambda: set(self.boots) == set(HOSTS), 30, "the hosts boot")
 
     async def _tear_down(self) -> None:
-        if self._controller is not None:
-            self._controller.kill()
-            self._controller.wait()
+        self.end_controller()
         if self._clerk is not None:
             self._clerk.cancel()
             await asyncio.gather(self._clerk, return_exceptions=True)
-        for name, bmc in self.bmcs.items():
-            if (self.directory / "bmc" / name / "switch").exists():  # it was started
+        for bmc in self.bmcs.values():
+            if bmc.installed:
                 await asyncio.to_thread(bmc.stop)
         if self._server is not None:
             self._server.close()
@@ -161,190 +150,6 @@ class Rig:
         for cable in self.cables.values():
             await cable.close()
         await self.api.stop()
-
-    def _configure(self) -> None:
-        """Short times, so that a story takes seconds."""
-        (self.directory / "clouds.yaml").write_text(yaml.safe_dump({"clouds": {"rig": self.api.cloud()}}))
-        secret = self.directory / "bmc-password"
-        secret.write_text(PASSWORD)
-        secret.chmod(0o600)
-        device = {"driver": "ipmi", "address": IpmiSim.address, "username": USER, "password_file": str(secret)}
-        device["options"] = {"privilege": "administrator"}  # type: ignore[assignment]
-        second = (
-            {"devices": {"second": dict(self._second_level)}, "levels": [["bmc"], ["second"]]}
-            if self._second_level
-            else {}
-        )
-        config = {
-            "version": 1,
-            "cloud": "rig",
-            "pki": {"directory": "pki"},
-            "detection": {
-                "heartbeat_interval_s": 0.5,
-                "suspect_after_s": 1.5,
-                "down_after_s": 3,
-                "probe_interval_s": 0.8,
-                "probe_timeout_s": 0.7,
-                "pause_s": 1,
-                "verdict_max_age_s": 3,
-                "witnesses": {"fresh_s": 60},
-            },
-            "fencing": {
-                "evidence_max_age_s": 10,
-                "attempt_s": 8,
-                "read_s": 3,
-                "check_interval_s": 3,
-                "retry": {"min_s": 0.5, "max_s": 2},
-                "devices": {"bmc": {**device, "port": self.bmcs[HOSTS[0]].port}},
-                "levels": [["bmc"]],
-            },
-            "recovery": {
-                "poll_s": 0.5,
-                "retry": {"min_s": 0.5, "max_s": 2},
-                "api_max_s": 4,
-                "settle_after_s": 60,
-                "concurrency": {"min": 3, "max": 4},
-            },
-            "notifications": dict(self._notifications),
-            "http": {"listen": "127.0.0.1:0", "socket": "controller.sock"},
-            "store": {"url": "sqlite:///store.db", "lease_s": 3},
-            "hosts": {name: {"address": "127.0.0.1", "port": self.cables[name].port} for name in HOSTS},
-            "overrides": [
-                {"match": {"hosts": HOSTS[0]}, "fencing": second},
-                *(
-                    {
-                        "match": {"hosts": name},
-                        "fencing": {"devices": {"bmc": {**device, "port": self.bmcs[name].port}}},
-                    }
-                    for name in HOSTS[1:]
-                ),
-            ],
-        }
-        (self.directory / "controller.yaml").write_text(yaml.safe_dump(config))
-
-    # --- the controller ---
-
-    async def start_controller(self, stderr: int | None = None) -> None:
-        """Returns when its socket answers. `stderr`: a descriptor; None: its log."""
-        with (self.directory / "controller.log").open("ab") as log:
-            self._controller = subprocess.Popen(  # noqa: ASYNC220 -- the kill must be ours, at once
-                [sys.executable, "-m", "ha_agent", "controller", "--config", str(self.directory / "controller.yaml")],
-                cwd=self.directory,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(ROOT),
-                    "OS_CLIENT_CONFIG_FILE": str(self.directory / "clouds.yaml"),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log if stderr is None else stderr,
-                start_new_session=True,
-            )
-        end = time.monotonic() + 30
-        while True:
-            try:
-                await self.ask("GET", "/healthz")
-                return
-            except aiohttp.ClientError:
-                assert self._controller.poll() is None, f"the controller ended\n{self.log()}"
-                assert time.monotonic() < end, f"the controller does not answer\n{self.log()}"
-                await asyncio.sleep(0.05)
-
-    async def kill_controller(self) -> None:
-        """kill -9. Its fencing workers must not outlive it."""
-        assert self._controller is not None
-        helpers = below.living(self._controller.pid)
-        self._controller.send_signal(signal.SIGKILL)
-        self._controller.wait()
-        self.kills += 1
-        self.orphans |= {command.id for incident in self.incidents() for command in incident.pending}
-        await self.until(lambda: not any(alive(pid) for pid in helpers), 0.3, "the fencing workers die with it")
-
-    def workers(self) -> list[int]:
-        """The controller's living fencing workers: what its nursery has forked."""
-        assert self._controller is not None
-        return [worker for nursery in children(self._controller.pid) for worker in children(nursery)]
-
-    async def ready(self) -> None:
-        """Every host is heard, has witnesses and a device that works; the controller is armed."""
-        await self.until_true(self._leads, 30, "the controller leads")
-        status, text = await self.ask("POST", "/v1/orders", {"order": "arm", "reason": "rig"})
-        assert status == 200, text
-        await self.until_true(self._is_ready, 30, "everything is ready")
-
-    async def _leads(self) -> bool:
-        return "does not lead" not in (await self.ask("GET", "/readyz"))[1]
-
-    async def all_alive(self) -> bool:
-        """Whether the controller hears every host."""
-        hosts = msgspec.json.decode((await self.ask("GET", "/v1/hosts"))[1])
-        return len(hosts) == len(HOSTS) and all(host["view"]["verdict"] == "alive" for host in hosts)
-
-    async def _is_ready(self) -> bool:
-        if (await self.ask("GET", "/readyz"))[0] != 200 or not await self.all_alive():
-            return False
-        machines = [d.host.machine for d in self._documents("host", journal.HostDocument)]
-        return len(machines) == len(HOSTS) and all(machines)
-
-    async def ask(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
-        """Over the controller's own socket. Raises aiohttp.ClientError where nobody answers."""
-        connector = aiohttp.UnixConnector(str(self.directory / "controller.sock"))
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(5)) as session,
-            session.request(method, f"http://localhost{path}", json=body) as answer,
-        ):
-            return answer.status, await answer.text()
-
-    async def cli(self, *words: str) -> tuple[int, str]:
-        """The command as its user types it. Says how it ended, and what it printed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "ha_agent",
-            *words,
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(ROOT),
-                "HA_AGENT_SOCKET": str(self.directory / "controller.sock"),
-                "OS_CLIENT_CONFIG_FILE": str(self.directory / "clouds.yaml"),
-            },
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        out, _ = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, out.decode()
-
-    def log(self) -> str:
-        """What the controllers said."""
-        path = self.directory / "controller.log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    # --- the journal, as it is on the disk ---
-
-    def incidents(self) -> list[Incident]:
-        """Without their servers and history."""
-        return [d.incident for d in self._documents("incident", journal.IncidentDocument)]
-
-    def pending(self, kind: CommandKind) -> int:
-        """How many intents of this kind the living controller has journalled, and no answer to them."""
-        commands = [command for incident in self.incidents() for command in incident.pending]
-        return sum(command.kind is kind and command.id not in self.orphans for command in commands)
-
-    def servers(self) -> list[ServerProgress]:
-        """Of all incidents."""
-        return [d.server for d in self._documents("server", journal.ServerDocument)]
-
-    def _documents(self, kind: str, cls: type[Any]) -> list[Any]:
-        path = self.directory / "store.db"
-        if not path.exists():
-            return []
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as db:
-            rows = db.execute("SELECT key, body FROM documents WHERE kind = ?", (kind,)).fetchall()
-        found = [journal.decode(kind, key, body) for key, body in rows]
-        assert all(isinstance(one, cls) for one in found)
-        return found
 
     # --- hosts ---
 
@@ -393,38 +198,3 @@ class Rig:
                 self._guests[name] = guests
                 listed = msgspec.json.encode({server: {} for server in sorted(guests)})
                 write_durably(self.directory / name / "guests.json", listed)
-
-    # --- waiting ---
-
-    async def until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Looks often. Raises AssertionError with the controller's log."""
-        end = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < end, f"in vain: {what}\n{self.log()[-12000:]}"
-            await asyncio.sleep(LOOK_S)
-
-    async def until_true(self, condition: Callable[[], Any], timeout_s: float, what: str) -> None:
-        """The same for a question that takes time."""
-        end = time.monotonic() + timeout_s
-        while not await condition():
-            assert time.monotonic() < end, f"in vain: {what}\n{self.log()[-12000:]}"
-            await asyncio.sleep(0.1)
-
-
-def children(pid: int) -> list[int]:
-    """Living child processes."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and alive(int(entry.name)):
-            with contextlib.suppress(OSError):
-                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                    found.append(int(entry.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether it runs: a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False

@@ -23,14 +23,26 @@ from ha_agent.system import SystemClock
 
 async def life(directory: Path) -> None:
     """From power on to power off. Only a kill ends it."""
+    _health(directory, Health.DOWN)
+    remote = await start_remote(directory, str(uuid.uuid4()))
+    reader, writer = await asyncio.open_unix_connection(directory.parent / "rig.sock")
+    writer.write(f"boot {directory.name} {remote.port}\n".encode())
+    await reader.readline()
+    await gate.wait(directory / "remote.sock")
+    writer.write(b"compute\n")
+    await reader.readline()
+    _health(directory, Health.UP)
+    await reader.read()  # for ever: the rig outlives every host
+
+
+async def start_remote(directory: Path, boot_id: str) -> Remote:
+    """The remote of a host whose keys, health and guests are files in the directory."""
     clock = SystemClock()
-    boot_id = str(uuid.uuid4())
     state = directory / "remote"
     if not state.exists():  # the first boot is the one in which everything already ran when the story begins
         state.mkdir()
         word = gate.Cleared(boot_id=boot_id, by="installation", wall=clock.wall())
         write_durably(state / gate.STATE, msgspec.json.encode(word))
-    _health(directory, Health.DOWN)
     config = RemoteConfig(
         pki=directory / "pki",
         state_directory=state,
@@ -42,14 +54,7 @@ async def life(directory: Path) -> None:
     )
     remote = Remote(config, clock, FileHealth(directory / "health.json"), FileGuests(directory / "guests.json"))
     await remote.start()
-    reader, writer = await asyncio.open_unix_connection(directory.parent / "rig.sock")
-    writer.write(f"boot {directory.name} {remote.port}\n".encode())
-    await reader.readline()
-    await gate.wait(directory / "remote.sock")
-    writer.write(b"compute\n")
-    await reader.readline()
-    _health(directory, Health.UP)
-    await reader.read()  # for ever: the rig outlives every host
+    return remote
 
 
 def _health(directory: Path, compute: Health) -> None:

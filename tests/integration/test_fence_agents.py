@@ -21,7 +21,8 @@ from ha_agent.model import Phase
 from tests.integration.debian import need
 from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
 from tests.integration.pacemaker import PacemakerFencer
-from tests.integration.rig import HOSTS, ROOT, Rig
+from tests.integration.rig import HOSTS, Rig
+from tests.integration.rig_controller import ROOT
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 

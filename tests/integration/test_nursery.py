@@ -14,7 +14,7 @@ import pytest
 from ha_agent.errors import DriverError
 from ha_agent.fencing.workers import Nursery, Worker
 from ha_agent.programs import below
-from tests.integration.rig import alive
+from tests.integration.rig_controller import alive
 from tests.unit.heartbeat_support import until
 
 pytestmark = pytest.mark.timeout(60)

@@ -227,14 +227,31 @@ def test_a_live_migration_moves_the_guest_before_it_moves_the_books(world: World
     assert world.statuses(calm) == ["completed"]
 
 
-def test_paused_servers_are_refused_until_they_are_reset(world: World) -> None:
+@pytest.mark.parametrize(
+    ("action", "state", "status"),
+    [("pause", "paused", "PAUSED"), ("suspend", "suspended", "SUSPENDED"), ("rescue", "rescued", "RESCUE")],
+)
+def test_servers_that_are_set_aside_are_refused_until_they_are_reset(
+    world: World, action: str, state: str, status: str
+) -> None:
     server = world.nova.add_server(A).id
-    world.nova.pause(server)
+    world.nova.set_aside(server, action)
+    assert world.nova.servers[server].status == status
     world.dead(A)
-    assert "paused" in refused(409, world.nova.evacuate, server)
+    assert state in refused(409, world.nova.evacuate, server)
     world.nova.reset_state(server, "error")
     world.nova.evacuate(server)
     assert world.after(5).servers[server].status == "ACTIVE"
+
+
+def test_a_shelved_server_is_on_no_host_and_cannot_be_evacuated(world: World) -> None:
+    server = world.nova.add_server(A).id
+    world.nova.set_aside(server, "shelve")
+    assert (world.nova.servers[server].status, world.nova.servers[server].host) == ("SHELVED_OFFLOADED", "")
+    assert not world.nova.domain_present(A, server)
+    assert server not in world.nova.runs
+    world.dead(A)
+    assert "not on any host" in refused(400, world.nova.evacuate, server)
 
 
 def test_a_stopped_server_stays_stopped_and_a_task_on_a_dead_host_stays_for_ever(world: World) -> None:

@@ -34,6 +34,7 @@ def planned(
         ({"local_disk": None}, "not known"),
         ({"status": "PAUSED"}, "does not evacuate a server that is PAUSED"),
         ({"status": "RESCUE"}, "RESCUE"),
+        ({"tags": (), "status": "PAUSED"}, "no tag automatic-recovery"),  # what its owner chose comes first
     ],
 )
 def test_what_is_not_moved_is_named(fields: dict[str, object], reason: str) -> None:

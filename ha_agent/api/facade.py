@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from ha_agent.api.fencing_tests import Asked, FencingTest
 from ha_agent.model import Health, Mode, Operator, Power, ServerProgress, State, Value, Verdict
 from ha_agent.ports import Delivery
 
@@ -157,3 +158,10 @@ class Facade(Protocol):
 
     def fencing_plan(self, host: str) -> FencingPlan:
         """What a fence of the host would do, and what forbids it now. Raises UsageError for an unknown host."""
+
+    async def test_fencing(self, host: str, asked: Asked, actor: str) -> FencingTest:
+        """Begins to switch a host in maintenance off and on again, as `asked`. Returns when that runs; it ends by itself. Raises UsageError (nothing
+        was sent), LeaseLost."""
+
+    def fencing_test(self, host: str) -> FencingTest:
+        """The test of the host that runs, or its last one. Raises UsageError where there was none since the start, and for an unknown host."""

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -18,6 +18,7 @@ from ha_agent import metrics
 from ha_agent.api import views
 from ha_agent.api.access import NEEDED, Caller, Peers, Role, Tokens, load_tokens
 from ha_agent.api.facade import Facade
+from ha_agent.api.fencing_tests import Asked
 from ha_agent.api.recent import Recent
 from ha_agent.errors import HaAgentError, StoreError, Unanswered, UsageError
 from ha_agent.model import Operator, Order, Phase
@@ -27,6 +28,7 @@ IN_FLIGHT_MAX = 64
 EVENTS_MAX = 1000
 REASON_MAX = 500
 
+T = TypeVar("T", bound=msgspec.Struct)
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -93,6 +95,8 @@ class Api:
                 web.get("/v1/hosts/{host}/dry-run", self._dry_run),
                 web.get("/v1/hosts/{host}/fencing-plan", self._fencing_plan),
                 web.post("/v1/hosts/{host}/fencing-check", self._fencing_check),
+                web.get("/v1/hosts/{host}/fencing-test", self._fencing_test),
+                web.post("/v1/hosts/{host}/fencing-test", self._test_fencing),
                 web.get("/v1/incidents", self._incidents),
                 web.get("/v1/incidents/{id}", self._incident),
                 web.get("/v1/events", self._events),
@@ -143,7 +147,7 @@ class Api:
             if caller.role < needed:
                 if not caller.actor:
                     return _failure(401, "a token is needed", "send `Authorization: Bearer …`, or use the Unix socket")
-                return _failure(403, f"{caller.actor} has not the role {needed.name.lower()}", "ask an administrator")
+                return _lacks(caller, needed)
             return await handler(request)
         except UsageError as error:
             return _failure(400, str(error), error.hint)
@@ -227,21 +231,19 @@ class Api:
         """Not a GET: it makes devices work."""
         return _json(list(await self._facade.look_at_devices(request.match_info["host"])))
 
+    async def _fencing_test(self, request: web.Request) -> web.Response:
+        return _json(self._facade.fencing_test(request.match_info["host"]))
+
     # --- changing ---
 
     async def _order(self, request: web.Request) -> web.Response:
-        if request.content_type != "application/json":
-            return _failure(415, "the body is not application/json", "send JSON")
-        try:
-            body = msgspec.json.decode(await request.read(), type=OrderBody)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # also what is not of the shape
-            raise UsageError(f"the body is no order: {error}", "send {order, host, incident, reason}") from None
+        body = await _body(request, OrderBody, "order")
         caller = await self._caller(request)
         needed = NEEDED.get(body.order)
         if needed is None:
             raise UsageError(f"{body.order} cannot be ordered", "use one of " + ", ".join(NEEDED))
         if caller.role < needed:
-            return _failure(403, f"{caller.actor} has not the role {needed.name.lower()}", "ask an administrator")
+            return _lacks(caller, needed)
         if len(body.reason) > REASON_MAX or not all(letter.isprintable() for letter in body.reason):
             raise UsageError(f"the reason is longer than {REASON_MAX} characters, or unprintable", "say it shorter")
         text = await self._facade.order(
@@ -249,6 +251,28 @@ class Api:
         )
         self._all_hosts.forget()
         return _json({"text": text})
+
+    async def _test_fencing(self, request: web.Request) -> web.Response:
+        asked = await _body(request, Asked, "fencing test")
+        caller = await self._caller(request)
+        if caller.role < NEEDED[Order.FENCE]:
+            return _lacks(caller, NEEDED[Order.FENCE])
+        return _json(await self._facade.test_fencing(request.match_info["host"], asked, caller.actor))
+
+
+async def _body(request: web.Request, kind: type[T], what: str) -> T:
+    """The body of a request that changes something. Raises UsageError, HTTPUnsupportedMediaType."""
+    if request.content_type != "application/json":  # a form of a web page is none
+        raise web.HTTPUnsupportedMediaType(reason="The body is not application/json")
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # also what is not of the shape
+        fields = ", ".join(kind.__struct_fields__)
+        raise UsageError(f"the body is no {what}: {error}", f"send {{{fields}}}") from None
+
+
+def _lacks(caller: Caller, needed: Role) -> web.Response:
+    return _failure(403, f"{caller.actor} has not the role {needed.name.lower()}", "ask an administrator")
 
 
 def _bind_unix(path: Path) -> socket.socket:

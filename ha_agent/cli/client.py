@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from ha_agent.api.facade import DeviceLook, EventLine, FencingPlan
+from ha_agent.api.fencing_tests import Asked, FencingTest
 from ha_agent.api.views import HostDetail, HostRow, IncidentRow, Status
 from ha_agent.errors import HaAgentError, Unanswered, UsageError
 from ha_agent.model import Incident, Order, ServerProgress
@@ -95,6 +96,17 @@ class Client:
             host, lambda: self._decode(self._request("POST", path, DEVICES_TIMEOUT_S), list[DeviceLook])
         )
 
+    def test_fencing(self, host: str, asked: Asked) -> FencingTest:
+        """Begins to switch a host off and on again. Raises Unanswered where it may have begun (S9)."""
+        body = msgspec.json.encode(asked)
+        return self._of_host(
+            host, lambda: self._decode(self._request("POST", _test_of(host), NOVA_TIMEOUT_S, body), FencingTest)
+        )
+
+    def fencing_test(self, host: str) -> FencingTest:
+        """The host's test that runs, or its last one."""
+        return self._of_host(host, lambda: self._get(_test_of(host), FencingTest))
+
     def order(self, order: Order, host: str = "", incident: str = "", reason: str = "") -> str:
         """Gives an order; returns the controller's sentence. Raises Unanswered where it may have been carried out (S9)."""
         for text in (host, incident, reason):
@@ -170,6 +182,10 @@ def unknown_host(name: str, names: Iterable[str]) -> UsageError:
 def _quoted(name: str) -> str:
     """A name as one part of a path. Dots alone would be taken for a folder's."""
     return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+
+
+def _test_of(host: str) -> str:
+    return f"/v1/hosts/{_quoted(host)}/fencing-test"
 
 
 def _perhaps(why: str) -> Unanswered:

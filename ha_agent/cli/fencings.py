@@ -1,4 +1,4 @@
-"""Fencing, looked at before it is needed."""
+"""Fencing, looked at and tried before it is needed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ha_agent.cli import fencing_tests
 from ha_agent.cli.common import SOCKET, HostArgument, JsonOption, SocketOption, client, print_json, say
 from ha_agent.model import Mode
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from ha_agent.api.facade import DeviceLook, FencingPlan
 
 group = typer.Typer(
-    help="Look at the fencing devices, and at what a fence would do.", no_args_is_help=True, rich_markup_mode=None
+    help="Look at the fencing devices and at what a fence would do, and try them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 AT_ONCE = 4  # hosts
 
@@ -98,4 +101,5 @@ def _some(count: int, what: str) -> str:
 
 def add(app: typer.Typer) -> None:
     """Adds the commands."""
+    group.command("test")(fencing_tests.switch_off_and_on)
     app.add_typer(group, name="fencing")

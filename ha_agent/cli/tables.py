@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ha_agent.api.facade import DeviceLook
+from ha_agent.api.fencing_tests import DeviceTest, LevelTest, LevelVerdict
 from ha_agent.api.views import HostRow, IncidentRow, Status
 from ha_agent.cli.common import clean, day, span
 from ha_agent.model import ServerProgress, Verdict
@@ -146,6 +147,31 @@ def looks(rows: Iterable[DeviceLook]) -> Table:
             _text(row.error),
         )
     return table
+
+
+def fencing_test(levels: Iterable[LevelTest]) -> Table:
+    """What came of a fencing test, a device a row."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("LEVEL", "DEVICE", "DRIVER", "BEFORE", "OFF", "ON", "HEARD", "VERDICT", "WHY"):
+        table.add_column(title, overflow="fold")
+    for level in levels:
+        for device in level.devices or (None,):
+            table.add_row(
+                _text(level.level),
+                *(_text(cell) for cell in _cells(device)),
+                _text("" if level.back_s is None else span(level.back_s)),
+                _text(level.verdict, "red" if level.verdict is LevelVerdict.FAILED else "green"),
+                _text(level.why),
+            )
+    return table
+
+
+def _cells(device: DeviceTest | None) -> tuple[str, ...]:
+    if device is None:
+        return ("",) * 5
+    off = "" if device.off_s is None else f" {span(device.off_s)}"
+    on = "" if device.on_s is None else f" {span(device.on_s)}"
+    return device.device, device.driver, str(device.before), f"{device.off}{off}", f"{device.on}{on}"
 
 
 def _would(row: ServerProgress) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ha_agent import selfdoubt
 from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
+from ha_agent.api.fencing_tests import Asked, FencingTest
 from ha_agent.api.recent import Recent
 from ha_agent.controller import fencing_view
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
+from ha_agent.controller.fencing_tests import FencingTests
 from ha_agent.controller.fencing_view import FencingView
 from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
 from ha_agent.controller.summaries import summaries, summary
@@ -93,6 +95,15 @@ class Controller:
             monitor=self.monitor,
         )
         self._fencing = FencingView(self.fencer, self.devices_health, clock)
+        self._tests = FencingTests(
+            self.engine,
+            fencer=self.fencer,
+            view=self._fencing,
+            clock=clock,
+            look=lambda host: self.executor.look(lambda: survey(cloud, host)),
+            drivers=lambda: self.devices_health.drivers,
+            line=self._line,
+        )
         self._wake = asyncio.Event()
         self._stopping = False
         self._turned_at = self._felt_at = clock.now()
@@ -225,6 +236,7 @@ class Controller:
 
     async def _shut(self) -> None:
         """No attempt is alive before the lease is given away (S4)."""
+        await self._tests.stop()
         await self.executor.stop()
         if self._publishing is not None and self.outboxes is not None:
             await self.outboxes.drained(DRAIN_S)
@@ -411,6 +423,12 @@ class Controller:
 
     async def order(self, order: Operator) -> str:
         """See Facade."""
+        tester = self._tests.running(order.host)
+        if tester and order.order in (Order.FENCE, Order.CONFIRM_FENCED):
+            raise UsageError(
+                f"{tester} tests the fencing of {order.host}: it is being switched off and on; nothing was changed",
+                f"wait until it has ended: ha-agent fencing test {order.host} --follow",
+            )
         self.engine.order(order)
         self._wake.set()
         said = _said(order)
@@ -441,6 +459,14 @@ class Controller:
     def fencing_plan(self, host: str) -> FencingPlan:
         """See Facade."""
         return fencing_view.plan(self.policy, self.engine.state, self.devices_health.all(), host)
+
+    async def test_fencing(self, host: str, asked: Asked, actor: str) -> FencingTest:
+        """See Facade."""
+        return await self._tests.begin(host, asked, actor)
+
+    def fencing_test(self, host: str) -> FencingTest:
+        """See Facade."""
+        return self._tests.last(host)
 
 
 def _said(order: Operator) -> str:

@@ -235,21 +235,27 @@ class Engine:
 
     def permit(self, command: Command) -> str:
         """The last look, immediately before the sending: empty, or why not (S4, S8)."""
+        refusal = self.may_send_in(command.epoch) if command.kind in DESTRUCTIVE else ""
+        if refusal:
+            return refusal
         now = self.clock.now()
-        if command.kind in DESTRUCTIVE:
-            if not self.leading or command.epoch != self.epoch:
-                return "this controller does not lead in the epoch of the command"
-            # safety: the sending itself must end before the lease does; drivers send within SEND_SHARE of it
-            if now >= self.lease_until - self.policy.lease_s * SEND_SHARE:
-                return "the lease is over, or about to be"
-            try:
-                lease = self.store.read_lease()
-            except StoreError as error:
-                return f"the lease cannot be read: {error}"
-            if lease is None or lease.epoch != self.epoch or lease.owner != self.name or lease.released:
-                self._step_down("another epoch has begun")
-                return "another epoch has begun"
         return self._may_send(self.state, command, self.policy, now) or self._heard_since(command)
+
+    def may_send_in(self, epoch: int) -> str:
+        """Whether this controller leads in this epoch for long enough to send something, by the store's own word: empty, or why not."""
+        if not self.leading or epoch != self.epoch:
+            return "this controller does not lead in the epoch of the command"
+        # safety: the sending itself must end before the lease does; drivers send within SEND_SHARE of it
+        if self.clock.now() >= self.lease_until - self.policy.lease_s * SEND_SHARE:
+            return "the lease is over, or about to be"
+        try:
+            lease = self.store.read_lease()
+        except StoreError as error:
+            return f"the lease cannot be read: {error}"
+        if lease is None or lease.epoch != self.epoch or lease.owner != self.name or lease.released:
+            self._step_down("another epoch has begun")
+            return "another epoch has begun"
+        return ""
 
     def _heard_since(self, command: Command) -> str:
         """S5: a heartbeat ends a verdict also where the journal could not be told of it, unless servers move already or a person wants it."""

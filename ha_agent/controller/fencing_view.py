@@ -31,10 +31,11 @@ class FencingView:
         deadline_s = known(policy, host).fencing.attempt_s
         async with self._looking:
             levels = range(self._fencer.levels(host))
-            found = await asyncio.gather(*(self._level(host, level, deadline_s) for level in levels))
+            found = await asyncio.gather(*(self.level(host, level, deadline_s) for level in levels))
         return [look for level in found for look in level]
 
-    async def _level(self, host: str, level: int, deadline_s: float) -> list[DeviceLook]:
+    async def level(self, host: str, level: int, deadline_s: float) -> list[DeviceLook]:
+        """One level of a known host, counted from 0."""
         began = self._clock.now()
         readings = await self._fencer.read(host, level, deadline_s)
         took_s = self._clock.now() - began

@@ -270,6 +270,18 @@ def test_devices_are_read_for_those_who_may_operate(api: Running) -> None:
     assert (status, [look["error"] for look in looks]) == (200, ["", "wrong password"])
 
 
+def test_a_host_is_switched_off_and_on_only_for_an_administrator(api: Running) -> None:
+    path = "/v1/hosts/h1/fencing-test"
+    assert [ask(api, path, {}, token=token)[0] for token in ("", READ, OPERATE)] == [401, 403, 403]
+    assert ask(api, path, {}, token=ADMIN, kind="text/plain")[0] == 415
+    for body in ({"level": 0}, {"level": "1"}, {"levels": 1}, {"return_s": 0}, {"return_s": 1e9}):
+        assert ask(api, path, body, token=ADMIN)[0] == 400
+    assert ask(api, path)[0] == 400, "none of these began one"
+    status, begun = ask(api, path, {"level": 1, "with_servers": True}, token=ADMIN)
+    assert (status, begun["id"], begun["actor"], begun["ended"]) == (200, "1 True", "token:ann", False)
+    assert ask(api, path)[1]["passed"], "whoever may read may watch"
+
+
 # --- starting ---
 
 

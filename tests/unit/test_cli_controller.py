@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from ha_agent.api.facade import DeviceHealth, FencingLevel, FencingPlan
+from ha_agent.cli import fencing_tests
 from ha_agent.cli.fencings import told
 from ha_agent.model import Mode, Order, Phase
 from tests.unit.cli_support import INCIDENT, OPENED, Controller, cli, incident, process, served
@@ -254,6 +255,38 @@ def test_one_that_does_not_answer_is_named_and_ends_with_one(sock: Path) -> None
     assert "4 devices of 3 hosts read, 1 failed" in done.stdout
     looks = json.loads(cli("fencing", "check", "--json", socket=sock).stdout)
     assert [(look["host"], look["error"]) for look in looks if look["error"]] == [("compute-2", "wrong password")]
+
+
+def test_fencing_is_tested_and_each_line_told_once(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fencing_tests, "POLL_S", 0.0)
+    done = cli("fencing", "test", "compute-1", "--yes", socket=sock)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, header, row, last = done.stdout.splitlines()
+    assert (first, second) == ("level 1: bmc reads on", "level 1: off is sent")
+    assert header.split() == ["LEVEL", "DEVICE", "DRIVER", "BEFORE", "OFF", "ON", "HEARD", "VERDICT", "WHY"]
+    assert row.split() == ["1", "bmc", "on", "off", "1.2", "s", "on", "0.1", "s", "2", "min", "works"]
+    assert last == "the fencing of compute-1 works"
+    assert cli("fencing", "test", "compute-1", "--follow", socket=sock).returncode == 0
+
+
+def test_fencing_that_fails_its_test_ends_with_one(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fencing_tests, "POLL_S", 0.0)
+    done = cli("fencing", "test", "compute-2", "-y", "--level", "1", "--with-servers", socket=sock)
+    assert done.returncode == 1
+    assert "bmc reads on" in done.stdout
+    assert "the fencing of compute-2 FAILED its test" in done.stdout
+    done = cli("fencing", "test", "compute-2", "--follow", "--json", socket=sock)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["id"], found["passed"]) == (1, "1 True", False)
+
+
+def test_no_fencing_is_tested_unless_somebody_is_sure(sock: Path) -> None:
+    done = cli("fencing", "test", "compute-1", socket=sock)
+    assert done.returncode == 2
+    assert "nobody is there to be asked; nothing was done" in done.stderr
+    assert "no fencing of compute-1 was tested" in cli("fencing", "test", "compute-1", "--follow", socket=sock).stderr
+    done = cli("fencing", "test", "compute-11", "--yes", socket=sock)
+    assert (done.returncode, "did you mean compute-1" in done.stderr) == (2, True)
 
 
 def test_the_plan_of_a_fence_is_told(sock: Path, controller: Controller) -> None:

@@ -64,11 +64,12 @@ tell() { # logs what it says of itself, when that is new
 
 # --- actions ---
 
-is_well() { # SECONDS: 0 where the daemon itself says so; sets said
-    said=$(daemon_ask "$1" 2>&1)
+is_well() { # SECONDS: 0 where the daemon itself says so within them, and within 8 s; sets said
+    patience=$(($1 < 8 ? $1 : 8))
+    said=$(daemon_ask "$patience" 2>&1)
     case $? in
         0) said=$(echo "$said" | first_line) && return 0 ;;
-        124 | 137) said="it runs, but does not answer within $1 s: its loop hangs" ;;
+        124 | 137) said="it runs, but does not answer within $patience s: its loop hangs" ;;
         *) said=$(echo "$said" | first_line) ;;
     esac
     return 1

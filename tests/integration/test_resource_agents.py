@@ -218,9 +218,8 @@ def test_a_life(place: Path, work: Path, agent: str) -> None:
     assert subject.act("monitor") == NOT_RUNNING
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-def test_one_that_does_not_end_is_killed_in_time(place: Path, work: Path, agent: str) -> None:
-    subject = resource(place, work, agent)
+def test_one_that_does_not_end_is_killed_in_time(place: Path, work: Path) -> None:
+    subject = resource(place, work, "controller")
     assert subject.act("start") == OK, subject.reason
     pid = subject.pid
     helpers = group(pid)
@@ -338,5 +337,6 @@ def test_ocf_tester_is_content(place: Path, work: Path) -> None:
 
 def test_shellcheck_is_content(place: Path) -> None:
     files = [str(SOURCE / agent) for agent in AGENTS] + [str(SOURCE / "lib" / "daemon.sh")]
+    files += map(str, (ROOT / "examples" / "pacemaker").glob("*.sh"))
     done = subprocess.run(["shellcheck", "-x", *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from ha_agent import metrics
 from ha_agent.api import views
 from ha_agent.api.access import NEEDED, Caller, Peers, Role, Tokens, load_tokens
-from ha_agent.api.facade import Facade
+from ha_agent.api.facade import Facade, LeaderInfo
 from ha_agent.api.fencing_tests import Asked
 from ha_agent.api.recent import Recent
 from ha_agent.errors import HaAgentError, StoreError, Unanswered, UsageError
@@ -138,7 +138,8 @@ class Api:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every request passes here: how many at a time, from which name, by whom; and every error leaves as one JSON object."""
-        if self._in_flight >= IN_FLIGHT_MAX:
+        # Who asks whether it is alive restarts it where it is not: those who ask much must not be able to bring that about.
+        if self._in_flight >= IN_FLIGHT_MAX and request.path != "/healthz":
             return _failure(503, "too many requests at a time", "try again")
         self._in_flight += 1
         try:
@@ -190,8 +191,9 @@ class Api:
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        alive = self._facade.alive()
-        return web.Response(text="ok\n" if alive else "the loop makes no progress\n", status=200 if alive else 503)
+        if not self._facade.alive():
+            return _failure(503, "the loop makes no progress", "see its log")
+        return web.Response(text=f"ok\n{_role(self._facade.leader())}\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
         reasons = self._facade.ready()
@@ -273,6 +275,12 @@ async def _body(request: web.Request, kind: type[T], what: str) -> T:
 
 def _lacks(caller: Caller, needed: Role) -> web.Response:
     return _failure(403, f"{caller.actor} has not the role {needed.name.lower()}", "ask an administrator")
+
+
+def _role(leader: LeaderInfo) -> str:
+    if leader.leading:
+        return f"leads (epoch {leader.epoch})"
+    return f"standby: {leader.name} leads" if leader.name else "standby: nobody leads"
 
 
 def _bind_unix(path: Path) -> socket.socket:

@@ -59,6 +59,11 @@ class Client:
         """The whole in one page."""
         return self._get("/v1/status", Status)
 
+    def health(self) -> str:
+        """Whether it leads, where its loop turns. A loop that stands still answers nothing, or says so: HaAgentError."""
+        body = self._request("GET", "/healthz", self._timeout_s)
+        return body.decode(errors="replace").removeprefix("ok").strip()
+
     def hosts(self) -> list[HostRow]:
         """Every host."""
         return self._get("/v1/hosts", list[HostRow])

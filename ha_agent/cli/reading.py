@@ -57,6 +57,11 @@ def _print_status(controller: Client, *, every: bool, json: bool, compact: bool 
     print_page(tables.status(found, everything=bool(hosts), rows=hosts))
 
 
+def health(socket: SocketOption = SOCKET) -> None:
+    """Say whether the controller is alive: 0 where its loop turns, whether it leads or stands by; 1 where it hangs or is not there."""
+    say(f"alive: {client(socket).health()}")
+
+
 def explain(host: HostArgument, socket: SocketOption = SOCKET, json: JsonOption = False) -> None:
     """Tell the story of a host: what was seen, believed and done, why, and what it waits for."""
     from ha_agent.cli.story import story
@@ -127,6 +132,7 @@ def print_page(page: RenderableType) -> None:
 def add(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command("status")(status)
+    app.command("health")(health)
     app.command("explain")(explain)
     app.command("incidents")(incidents)
     app.command("evacuate")(evacuate)

@@ -35,6 +35,8 @@ PACKAGES = {
     "pkg-config": "finds libvirt-dev",
     "qemu-system-x86": "guests that hang for real",
     "rabbitmq-server": "the broker that OpenStack uses",
+    "resource-agents": "what resource agents stand on, and ocf-tester, which judges them",
+    "shellcheck": "which judges our shell scripts",
     "strace": "which tells what a daemon asks of the kernel, to be compared with its unit's filters",
     "systemd": "systemd-analyze, which judges our units",
 }

@@ -232,12 +232,19 @@ def test_errors_are_sentences(api: Running, error: UsageError | LeaseLost | Driv
 
 
 def test_health_and_readiness(api: Running) -> None:
-    assert ask(api, "/healthz") == (200, "ok\n")
+    assert ask(api, "/healthz") == (200, "ok\nleads (epoch 3)\n")
     assert ask(api, "/readyz") == (200, "ok\n")
     api.facade.is_alive = False
     api.facade.reasons = ["disarmed", "h1 has no witness"]
     assert ask(api, "/healthz")[0] == 503
     assert ask(api, "/readyz") == (503, "disarmed\nh1 has no witness\n")
+
+
+def test_who_asks_much_does_not_make_it_look_dead(api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asks for its health restarts it: that is not for anybody on loopback to bring about."""
+    monkeypatch.setattr("ha_agent.api.http.IN_FLIGHT_MAX", 0)
+    assert ask(api, "/readyz")[0] == 503
+    assert ask(api, "/healthz")[0] == 200
 
 
 def test_status_counts_what_is_well_and_names_what_is_not(api: Running) -> None:

@@ -18,6 +18,7 @@ from tests.unit.cli_support import ROOT, cli, process
 
 COMMANDS = [
     "status",
+    "health",
     "explain",
     "incidents",
     "evacuate",
@@ -99,6 +100,7 @@ def test_bad_input_ends_with_2(arguments: tuple[str, ...]) -> None:
     "arguments",
     [
         ("status",),
+        ("health",),
         ("status", "--json"),
         ("explain", "compute-1"),
         ("incidents",),

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ha_agent.api.facade import DeviceHealth, FencingLevel, FencingPlan
+from ha_agent.api.facade import DeviceHealth, FencingLevel, FencingPlan, LeaderInfo
 from ha_agent.cli import fencing_tests
 from ha_agent.cli.fencings import told
 from ha_agent.model import Mode, Order, Phase
@@ -39,6 +39,19 @@ def test_status_is_plain_without_a_terminal(sock: Path) -> None:
     assert "ha-agent confirm-fenced compute-2" in done.stdout
     assert "\x1b" not in done.stdout
     assert not set("─│┃━┏╭") & set(done.stdout)
+
+
+def test_health_says_who_leads_and_fails_where_the_loop_stands_still(
+    sock: Path, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = cli("health", socket=sock)
+    assert (done.returncode, done.stdout) == (0, "alive: leads (epoch 3)\n")
+    monkeypatch.setattr(controller, "leader", lambda: LeaderInfo(name="controller-2", epoch=4))
+    assert cli("health", socket=sock).stdout == "alive: standby: controller-2 leads\n"
+    monkeypatch.setattr(controller, "alive", lambda: False)
+    done = cli("health", socket=sock)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the loop makes no progress" in done.stderr
 
 
 def test_a_large_cloud_is_counted_and_only_trouble_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from ha_agent.model import (
@@ -21,6 +22,7 @@ REBOOTING = frozenset({"REBOOT", "HARD_REBOOT"})
 MOVABLE = frozenset({"ACTIVE", "SHUTOFF", "ERROR", "REBUILD"}) | REBOOTING
 """Statuses from which Nova accepts an evacuation (REBUILD: one that never ended)."""
 
+PRIORITY = re.compile(r"-?[0-9]{1,9}")
 REBUILD_TAG = "recover-from-image"
 EVACUATION = "evacuation"
 NOBODY_KNOWS = "?"
@@ -36,11 +38,10 @@ def chosen(server: Server, select: Select) -> str:
 
 
 def priority(server: Server, select: Select) -> int:
-    """From a tag like `recovery-priority:10`; higher goes first. A tag that is no number counts as 0."""
+    """From a tag like `recovery-priority:10`; higher goes first. A tag that is no number, or has more than nine digits, counts as 0."""
     prefix = f"{select.priority_tag}:"
     numbers = [t.removeprefix(prefix) for t in server.tags if t.startswith(prefix)]
-    valid = [int(n) for n in numbers if n.lstrip("-").isascii() and n.lstrip("-").isdigit() and len(n) < 10]
-    return max(valid, default=0)
+    return max((int(n) for n in numbers if PRIORITY.fullmatch(n)), default=0)
 
 
 def disk_lost(server: Server, recovery: Recovery) -> str:

@@ -24,13 +24,16 @@ TAGS = (
 )
 STATUSES = (*sorted(MIGRATION_ENDED), "accepted", "pre-migrating", "running", "something new", "")
 
+odd_priorities = (st.text(alphabet="-+_ .0123456789\u00b2\u0665x", max_size=12) | st.text(max_size=4)).map(
+    "recovery-priority:{}".format
+)
 servers = st.builds(
     Server,
     id=st.sampled_from(IDS),
     name=st.sampled_from(["", "a", "b"]),
     host=st.just("c1"),
     status=st.sampled_from(["ACTIVE", "ACTIVE", "SHUTOFF", "ERROR", "PAUSED", "REBUILD", ""]),
-    tags=st.lists(st.sampled_from((*TAGS, *TAGS, "no-recovery", "Ünknown")), max_size=4).map(tuple),
+    tags=st.lists(st.sampled_from((*TAGS, *TAGS, "no-recovery", "Ünknown")) | odd_priorities, max_size=4).map(tuple),
     local_disk=st.sampled_from([False, False, None, True]),
 )
 migrations = st.builds(

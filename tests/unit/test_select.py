@@ -69,6 +69,21 @@ def test_higher_priorities_first_and_nonsense_counts_as_none() -> None:
     assert order == ["b", "a", "c", "d"]
 
 
+@pytest.mark.parametrize(
+    ("number", "counts_as"),
+    [
+        ("7", 7),
+        ("-7", -7),
+        ("999999999", 999999999),
+        ("9999999999", 0),  # more than anybody means, and than a journal wants to hold
+        *((nonsense, 0) for nonsense in ("", "-", "--5", "5-", "+5", " 5", "5 ", "1_0", "5.0", "\u00b2", "\u0665")),
+    ],
+)
+def test_a_priority_is_a_plain_number(number: str, counts_as: int) -> None:
+    """A server's owner writes its tags: none of them may end the recovery of a whole host."""
+    assert planned(server("a", tags=(TAG, f"recovery-priority:{number}")))["a"].priority == counts_as
+
+
 def test_all_can_be_protected_but_the_opt_out_wins() -> None:
     everyone = Recovery(select=Select(all=True))
     plan = planned(server("a", tags=()), server("b", tags=("no-recovery",)), recovery=everyone)

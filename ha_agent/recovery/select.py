@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from ha_agent.model import (
@@ -22,7 +21,6 @@ REBOOTING = frozenset({"REBOOT", "HARD_REBOOT"})
 MOVABLE = frozenset({"ACTIVE", "SHUTOFF", "ERROR", "REBUILD"}) | REBOOTING
 """Statuses from which Nova accepts an evacuation (REBUILD: one that never ended)."""
 
-PRIORITY = re.compile(r"-?[0-9]{1,9}")
 REBUILD_TAG = "recover-from-image"
 EVACUATION = "evacuation"
 NOBODY_KNOWS = "?"
@@ -41,7 +39,12 @@ def priority(server: Server, select: Select) -> int:
     """From a tag like `recovery-priority:10`; higher goes first. A tag that is no number, or has more than nine digits, counts as 0."""
     prefix = f"{select.priority_tag}:"
     numbers = [t.removeprefix(prefix) for t in server.tags if t.startswith(prefix)]
-    return max((int(n) for n in numbers if PRIORITY.fullmatch(n)), default=0)
+    return max((int(n) for n in numbers if _counts(n.removeprefix("-"))), default=0)
+
+
+def _counts(digits: str) -> bool:
+    """Whether they are a number that somebody means: of any other text `int` may raise."""
+    return digits.isascii() and digits.isdigit() and len(digits) < 10
 
 
 def disk_lost(server: Server, recovery: Recovery) -> str:

@@ -218,13 +218,18 @@ class Judge:
         """Whether a level was, and it still counts."""
         young = self.world.now - fencing.evidence_max_age_s - LEAVES_S
         for number, devices in enumerate(fencing.levels):
-            read = [self._off.get((host, device), NEVER) for device in devices] or [NEVER]
-            first, last = min(first for first, _ in read), min(last for _, last in read)
-            on = max((self._on.get((host, device), -1.0) for device in devices), default=-1.0)
-            on = on if self.world.now - on > ARRIVES_S else -1.0  # nobody knows it yet
-            if first >= max(since, on) and (number in fencing.trusted_levels or last >= young):
+            least = since if number in fencing.trusted_levels else young
+            if devices and all(self._off_twice(host, device, since, least) for device in devices):
                 return True
         return False
+
+    def _off_twice(self, host: str, device: str, since: float, least: float) -> bool:
+        """Whether it read off twice after `since`, not before `least` the second time, and nothing else after that: but for an "on" that may
+        still be on its way to whoever asked."""
+        first, last = self._off.get((host, device), NEVER)
+        on = self._on.get((host, device), -1.0)
+        known = self.world.now - on > ARRIVES_S
+        return first >= since and last >= least and not (known and on >= first)
 
     def _fencing(self, who: Owner, command: Command) -> None:
         now, name = self.world.now, command.host

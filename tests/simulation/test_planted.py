@@ -26,6 +26,8 @@ from ha_agent.model import (
     Now,
     Order,
     Power,
+    PowerRead,
+    Reading,
     State,
     Status,
     Verdict,
@@ -163,6 +165,19 @@ def evidence_never_ages(state: State, event: AnyEvent, rules: Policy, now: Now) 
     return decide(state, event, replace(rules, hosts=hosts), now)
 
 
+def on_revokes_nothing(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """What was proven off once is off, whatever its devices read since."""
+    if isinstance(event, PowerRead):
+        event = replace(event, readings=_all_off(event.readings))
+    if isinstance(event, Finished):
+        event = Finished(outcome=replace(event.outcome, readings=_all_off(event.outcome.readings)))
+    return decide(state, event, rules, now)
+
+
+def _all_off(readings: tuple[Reading, ...]) -> tuple[Reading, ...]:
+    return tuple(replace(r, power=Power.OFF) for r in readings)
+
+
 def slow_to_believe(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
     """A verdict is taken seriously after a minute only."""
     if isinstance(event, VerdictGiven) and event.verdict in (Verdict.DOWN, Verdict.OFF):
@@ -261,6 +276,25 @@ def dies_while_nova_is_away(sim: Simulation) -> None:
     sim.world.power_off("h2")
     sim.run(16.0)
     sim.world.fault("h2", DeviceFault.HANG)
+    sim.run(200.0)
+
+
+def dies_and_its_bmc_says_so_once(sim: Simulation) -> None:
+    """It is off indeed; but its device read off once in this incident, and hangs before it is asked again."""
+    sim.world.power_off("h2")
+    sim.run_until(lambda: any(a.host == "h2" for a in sim.world.attempts), 60.0, 0.1)
+    sim.run(0.8)
+    sim.world.fault("h2", DeviceFault.HANG)
+    sim.run(120.0)
+
+
+def comes_back_while_nova_is_away(sim: Simulation) -> None:
+    """Switched on by somebody before its servers could be moved; its gate is shut, so no guest runs there, and its devices say what is so."""
+    sim.world.power_off("h2")
+    sim.run_until(lambda: sim.world.nova.hosts["h2"].forced_down, 60.0, 0.1)
+    perform(sim, "nova down for 40")
+    sim.run(1.0)
+    sim.world.power_on("h2")
     sim.run(200.0)
 
 
@@ -433,13 +467,30 @@ def one_at_a_time(make: MakeEngine) -> Simulation:
     return sim
 
 
+def believes_for_long(make: MakeEngine) -> Simulation:
+    """A cloud in which a reading counts for minutes, so that only what was read since can say otherwise."""
+    rules = policy()
+    hosts = {
+        name: replace(host, fencing=replace(host.fencing, evidence_max_age_s=150.0))
+        for name, host in rules.hosts.items()
+    }
+    sim = Simulation(1, replace(rules, hosts=hosts), make=make)
+    sim.world.boot_s = 100.0
+    sim.world.nova.add_server("h2", "vm1", tags=("automatic-recovery",))
+    sim.start()
+    sim.run(20.0)
+    return sim
+
+
 CASES = {
     "second evacuate": Case("S1", planted(twice), dies),
     "absent is proof": Case("S1", planted(absent_is_proof), evacuated_by_hand),
     "unknown is off": Case("S2", planted(unknown_is_off), freezes_without_bmc),
     "one off is enough": Case("S2", planted(one_off_is_enough), freezes_behind_a_relay_that_bounces),
+    "one off of a dead host": Case("S2", planted(one_off_is_enough), dies_and_its_bmc_says_so_once),
     "evidence never ages": Case("S2", unguarded(evidence_never_ages), dies_and_its_bmc_hangs, one_at_a_time),
     "evidence never ages for Nova": Case("S2", unguarded(evidence_never_ages), dies_while_nova_is_away),
+    "on revokes nothing": Case("S2", unguarded(on_revokes_nothing), comes_back_while_nova_is_away, believes_for_long),
     "any machine": Case("S5", AnyMachine, freezes_behind_another_bmc),
     "unfence early": Case("S3", unguarded(unfence_early), dies),
     "power on early": Case("S3", unguarded(powers_on_early), dies),
@@ -474,6 +525,8 @@ def test_the_judge_catches_the_planted_bug(name: str) -> None:
     ("name", "text"),
     [
         ("one off is enough", "no level of which was read off twice lately"),
+        ("one off of a dead host", "no level of which was read off twice lately"),
+        ("on revokes nothing", "no level of which was read off twice lately"),
         ("evidence never ages", "is evacuated off h2, no level"),
         ("evidence never ages for Nova", "Nova is told that h2 is down, no level"),
     ],

@@ -33,13 +33,15 @@ from tests.unit.test_engine import POLICY, Bench
 replace = msgspec.structs.replace
 HOST = "c1"
 EMPTY = Survey(service=ComputeService(id="1", host=HOST, state="up"))
+ANYTHING = Asked()
 ON, OFF, UNKNOWN = Power.ON, Power.OFF, Power.UNKNOWN
 
 
 class Machine:
     """The host's power, and a fencer at it. `obeys`: devices do what they are told; else they say yes, and stay on. `lies`: they say off and the
     host runs on. `boots_s`: from the on to the first heartbeat, `gate_s`: from there until its gate
-    is open. `meanwhile`: what else happens at each off or on."""
+    is open. `errors`: of levels that cannot be read. `sticks`: it cannot be switched on. `meanwhile`: what else happens at each off or on; `looked`,
+    `switched_on`: after each look, after each on."""
 
     def __init__(self, bench: Bench, devices: Sequence[Sequence[str]]) -> None:
         self.bench, self.devices = bench, devices
@@ -47,9 +49,12 @@ class Machine:
         self.obeys, self.lies, self.boots_s = True, False, 20.0
         self.gate_s = self.gate_waits_s = 0.0
         self.sent: list[str] = []
-        self.error = ""
+        self.errors: dict[int, str] = {}
+        self.sticks = False
         self.up_at: float | None = None
         self.meanwhile: Callable[[str], None] = lambda op: None
+        self.looked: Callable[[], None] = lambda: None
+        self.switched_on: Callable[[], None] = lambda: None
         self.off_sent = asyncio.Event()
         self.stuck: asyncio.Event | None = None
         self.broken: Exception | None = None
@@ -59,10 +64,13 @@ class Machine:
 
     def reads(self, level: int, power: Power) -> list[Reading]:
         at = self.bench.clock.at
-        return [Reading(device=d, power=power, at=at, machine="4c4c", error=self.error) for d in self.devices[level]]
+        error = self.errors.get(level, "")
+        return [Reading(device=d, power=power, at=at, machine="4c4c", error=error) for d in self.devices[level]]
 
     async def read(self, host: str, level: int, deadline_s: float) -> Sequence[Reading]:
-        return self.reads(level, UNKNOWN if self.error else self.power)
+        found = self.reads(level, UNKNOWN if level in self.errors else self.power)
+        self.looked()
+        return found
 
     async def off(self, host: str, level: int, deadline_s: float) -> Sequence[Reading]:
         self.sent.append(f"off {level}")
@@ -85,10 +93,13 @@ class Machine:
     async def on(self, host: str, level: int, deadline_s: float) -> Sequence[Reading]:
         self.sent.append(f"on {level}")
         self.meanwhile("on")
+        if self.sticks:
+            return self.reads(level, self.power)
         if self.power is OFF:
             self.up_at = self.bench.clock.at + self.boots_s
         self.power = ON
         self.pass_s(0.5)
+        self.switched_on()
         return self.reads(level, ON)
 
     async def cancel(self, host: str) -> None: ...
@@ -154,17 +165,17 @@ class Rig:
         await asyncio.sleep(0)
         self.machine.pass_s(seconds)
 
-    async def done(self, **asked: object) -> FencingTest:
+    async def done(self, asked: Asked = ANYTHING) -> FencingTest:
         """The test, at its end."""
-        await self.tests.begin(HOST, Asked(**asked), "ann")  # type: ignore[arg-type]
+        await self.tests.begin(HOST, asked, "ann")
         async with asyncio.timeout(20):  # of work; nothing here waits for a clock on the wall
             await self.over.wait()
         return self.tests.last(HOST)
 
-    async def refused(self, error: type[HaAgentError] = UsageError, **asked: object) -> str:
+    async def refused(self, error: type[HaAgentError] = UsageError, asked: Asked = ANYTHING) -> str:
         """Why the test does not even begin: the sentence, and what to type."""
         with pytest.raises(error) as found:
-            await self.done(**asked)
+            await self.done(asked)
         assert self.machine.sent == []
         return f"{found.value} / {found.value.hint}"
 
@@ -202,7 +213,7 @@ async def test_each_level_is_tried_and_the_host_is_back_before_the_next() -> Non
 
 async def test_only_the_level_that_is_asked_for() -> None:
     rig = Rig(["bmc"], ["plug"])
-    found = await rig.done(level=2)
+    found = await rig.done(Asked(level=2))
     assert found.passed
     assert [level.level for level in found.levels] == [2]
     assert rig.machine.sent == ["off 1", "on 1"]
@@ -242,7 +253,7 @@ async def test_a_host_that_does_not_come_back_ends_the_test_in_time() -> None:
     rig = Rig(["bmc"], ["plug"])
     rig.machine.boots_s = 10_000.0
     began = rig.bench.clock.at
-    found = await rig.done(return_s=60.0)
+    found = await rig.done(Asked(return_s=60.0))
     assert not found.passed
     assert "not heard again within 60 s" in found.levels[0].why
     assert (found.levels[1].verdict, found.levels[1].why) == (LevelVerdict.NOT_TESTED, "c1 is not back")
@@ -252,13 +263,7 @@ async def test_a_host_that_does_not_come_back_ends_the_test_in_time() -> None:
 
 async def test_a_device_that_cannot_be_read_is_not_switched_and_the_next_level_is_tried() -> None:
     rig = Rig(["bmc"], ["plug"])
-    rig.machine.error = "wrong machine: bmc says that it is 1111, expected 4c4c; nothing was sent"
-
-    async def only_the_bmc(host: str, level: int, deadline_s: float) -> Sequence[Reading]:
-        readings = rig.machine.reads(level, UNKNOWN if level == 0 else ON)
-        return readings if level == 0 else [replace(r, error="") for r in readings]
-
-    rig.machine.read = only_the_bmc  # type: ignore[method-assign]
+    rig.machine.errors[0] = "wrong machine: bmc says that it is 1111, expected 4c4c; nothing was sent"
     found = await rig.done()
     assert not found.passed
     assert [level.verdict for level in found.levels] == [LevelVerdict.FAILED, LevelVerdict.WORKS]
@@ -289,7 +294,7 @@ async def test_a_level_with_a_person_in_it_is_left_out() -> None:
     assert found.passed
     assert [level.verdict for level in found.levels] == [LevelVerdict.WORKS, LevelVerdict.BY_HAND]
     rig = Rig(["bmc"], ["hand"], drivers={(HOST, "hand"): "manual"})
-    assert "a person is part of it" in await rig.refused(level=2)
+    assert "a person is part of it" in await rig.refused(asked=Asked(level=2))
 
 
 async def test_a_host_that_was_not_heard_before_is_not_waited_for() -> None:
@@ -341,7 +346,7 @@ async def test_it_is_refused_while_an_incident_is_open() -> None:
 
 async def test_it_is_refused_for_what_is_not_there() -> None:
     rig = Rig(["bmc"])
-    assert "c1 has 1, not 2" in await rig.refused(level=2)
+    assert "c1 has 1, not 2" in await rig.refused(asked=Asked(level=2))
     with pytest.raises(UsageError, match="h9 is not in the inventory"):
         await rig.tests.begin("h9", Asked(), "ann")
     with pytest.raises(UsageError, match="h9 is not in the inventory"):
@@ -380,7 +385,7 @@ async def test_servers_that_are_there_or_that_nobody_knows_of_forbid_it(nova: Su
     told = await rig.refused()
     assert says in told
     assert "ha-agent fencing test c1 --with-servers" in told
-    assert (await rig.done(with_servers=True)).passed
+    assert (await rig.done(Asked(with_servers=True))).passed
 
 
 async def test_a_migration_that_has_ended_or_leaves_the_host_is_no_server_on_it() -> None:
@@ -465,12 +470,7 @@ async def test_a_host_that_an_incident_fences_is_not_switched_on_behind_its_back
 async def test_a_leader_that_was_replaced_sends_nothing_more(op: str) -> None:
     rig = Rig(["bmc"])
     if op == "off":
-
-        async def then_replaced(host: str, level: int, deadline_s: float) -> Sequence[Reading]:
-            _replace_leader(rig.bench.store)
-            return [replace(r, machine="") for r in rig.machine.reads(level, ON)]
-
-        rig.machine.read = then_replaced  # type: ignore[method-assign]
+        rig.machine.looked = lambda: _replace_leader(rig.bench.store)
     else:
         rig.machine.meanwhile = lambda _: _replace_leader(rig.bench.store)
     found = await rig.done()
@@ -481,14 +481,7 @@ async def test_a_leader_that_was_replaced_sends_nothing_more(op: str) -> None:
 
 async def test_a_leader_that_was_replaced_awaits_nobody() -> None:
     rig = Rig(["bmc"], ["plug"])
-    on = rig.machine.on
-
-    async def then_replaced(host: str, level: int, deadline_s: float) -> Sequence[Reading]:
-        found = await on(host, level, deadline_s)
-        _replace_leader(rig.bench.store)
-        return found
-
-    rig.machine.on = then_replaced  # type: ignore[method-assign]
+    rig.machine.switched_on = lambda: _replace_leader(rig.bench.store)
     found = await rig.done()
     assert "no longer leads" in found.levels[0].why
     assert rig.machine.sent == ["off 0", "on 0"]
@@ -496,15 +489,9 @@ async def test_a_leader_that_was_replaced_awaits_nobody() -> None:
 
 async def test_an_on_that_does_not_work_is_tried_again_but_not_for_ever() -> None:
     rig = Rig(["bmc"])
-    sent: list[str] = []
-
-    async def refuses(host: str, level: int, deadline_s: float) -> Sequence[Reading]:
-        sent.append("on")
-        return rig.machine.reads(level, OFF)
-
-    rig.machine.on = refuses  # type: ignore[method-assign]
+    rig.machine.sticks = True
     found = await rig.done()
-    assert len(sent) == ON_TRIES
+    assert rig.machine.sent == ["off 0", *["on 0"] * ON_TRIES]
     assert "not on again: bmc reads off: the host may be off" in found.levels[0].why
     assert not found.passed
 

@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -29,9 +28,10 @@ from ha_agent.heartbeat import gate
 from ha_agent.model import Health
 from ha_agent.sim.nova_api import NovaApi
 from ha_agent.sim.nova_state import NovaState
+from tests.integration.controller_process import launch
 from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
 from tests.integration.netns import STORAGE, Network
-from tests.integration.netns_host import ROOT, Host
+from tests.integration.netns_host import Host
 
 CONTROLLER = "controller-1"
 HOSTS = ("compute-1", "compute-2", "compute-3", "compute-4")
@@ -153,21 +153,8 @@ class Rig:
         return {"planes": {STORAGE: self.network.address(name, STORAGE)}} if name == TWO_PLANES else {}
 
     def _start_controller(self) -> None:
-        command = [sys.executable, "-m", "ha_agent", "controller", "--config", str(self.directory / "controller.yaml")]
-        with (self.directory / "controller.log").open("ab") as log:
-            self._controller = subprocess.Popen(
-                ["ip", "netns", "exec", self.network.namespace(CONTROLLER), *command],
-                cwd=self.directory,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(ROOT),
-                    "OS_CLIENT_CONFIG_FILE": str(self.directory / "clouds.yaml"),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        within = ["ip", "netns", "exec", self.network.namespace(CONTROLLER)]
+        self._controller = launch(self.directory, within=within)
 
     def freeze_controller(self) -> None:
         """It stands still, as a virtual machine does that is moved."""

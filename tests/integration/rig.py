@@ -28,9 +28,10 @@ from ha_agent.heartbeat.files import write_durably
 from ha_agent.heartbeat.pki import Pki
 from ha_agent.sim.nova_api import NovaApi
 from ha_agent.sim.nova_state import NovaState, SimHost
+from tests.integration.controller_process import ROOT
 from tests.integration.ipmi_sim import IpmiSim
 from tests.integration.rig_cable import PowerWire
-from tests.integration.rig_controller import ROOT, ControllerProcess
+from tests.integration.rig_controller import ControllerProcess
 
 HOSTS = ("compute-1", "compute-2", "compute-3")
 TAG = "automatic-recovery"

@@ -21,9 +21,9 @@ import yaml
 from ha_agent.controller import journal
 from ha_agent.model import CommandKind, Incident, ServerProgress
 from ha_agent.programs import below
+from tests.integration.controller_process import ROOT, launch
 from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
 
-ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 0.004
 
 
@@ -59,8 +59,8 @@ class ControllerProcess:
         secret = self.directory / "bmc-password"
         secret.write_text(PASSWORD)
         secret.chmod(0o600)
-        device = {"driver": "ipmi", "address": IpmiSim.address, "username": USER, "password_file": str(secret)}
-        device["options"] = {"privilege": "administrator"}  # type: ignore[assignment]
+        device: dict[str, object] = {"driver": "ipmi", "address": IpmiSim.address, "username": USER}
+        device |= {"password_file": str(secret), "options": {"privilege": "administrator"}}
         second = {"devices": {"second": dict(second_level)}, "levels": [["bmc"], ["second"]]} if second_level else {}
         config = {
             "version": 1,
@@ -113,20 +113,7 @@ class ControllerProcess:
 
     async def start_controller(self, stderr: int | None = None) -> None:
         """Returns when its socket answers. `stderr`: a descriptor; None: its log."""
-        with (self.directory / "controller.log").open("ab") as log:
-            self._controller = subprocess.Popen(  # noqa: ASYNC220 -- the kill must be ours, at once
-                [sys.executable, "-m", "ha_agent", "controller", "--config", str(self.directory / "controller.yaml")],
-                cwd=self.directory,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(ROOT),
-                    "OS_CLIENT_CONFIG_FILE": str(self.directory / "clouds.yaml"),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log if stderr is None else stderr,
-                start_new_session=True,
-            )
+        self._controller = launch(self.directory, stderr=stderr)
         end = time.monotonic() + 30
         while True:
             try:

@@ -18,11 +18,11 @@ import pytest
 from ha_agent.api.views import HostDetail
 from ha_agent.fenceagents import proof
 from ha_agent.model import Phase
+from tests.integration.controller_process import ROOT
 from tests.integration.debian import need
 from tests.integration.ipmi_sim import PASSWORD, USER, IpmiSim
 from tests.integration.pacemaker import PacemakerFencer
 from tests.integration.rig import HOSTS, Rig
-from tests.integration.rig_controller import ROOT
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 

@@ -303,7 +303,7 @@ def test_a_standby_is_healthy_and_follows_a_leader_that_is_stopped(place: Path, 
     end = time.monotonic() + 8  # the lease is given away; else it would hold for 15 s
     while "leads (epoch 2)" not in health(standby):
         assert time.monotonic() < end
-        time.sleep(0.2)
+        time.sleep(0.2)  # a real process is asked again; it ends as soon as the answer is there
     assert standby.act("stop") == OK
 
 

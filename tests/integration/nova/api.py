@@ -68,5 +68,5 @@ def until(what: str, condition: Callable[[], T], timeout_s: float) -> T:
     end = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < end, f"in vain, for {timeout_s:g} s: {what}"
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S)  # a real Nova is asked again
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import shutil
+from functools import partial
 from pathlib import Path
 
 from tests.integration.nova import catalogue, configuration, database, environment
@@ -91,7 +92,7 @@ class Lab:
         self._wait_for("placement", "/")
         self._wait_for("nova", "/")
         for name in self.hosts:
-            processes.wait(f"nova-compute of {name}", lambda name=name: self._reports(name), START_S)  # type: ignore[misc]
+            processes.wait(f"nova-compute of {name}", partial(self._reports, name), START_S)
 
     def _rabbit(self) -> Rabbit:
         port, dist, epmd = (self.settings.ports[name] for name in ("rabbitmq", "rabbitmq-nodes", "epmd"))

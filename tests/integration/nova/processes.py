@@ -93,7 +93,7 @@ class Processes:
             if dead or time.monotonic() > end:
                 why = f"{of} has ended" if dead else f"not within {timeout_s:g} s"
                 raise LabError(f"{what}: {why}" + (f"; see {self.log(of)}\n{self.tail(of)}" if of else ""))
-            time.sleep(0.05)
+            time.sleep(0.05)  # a real process is looked at again
 
 
 def _inherited() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from tests.integration.nova.api import Api, until
@@ -69,7 +70,7 @@ class Servers:
         for name, host in self.lab.hosts.items():
             host.faults()
             host.gated(False)
-            if self._owes(name) and host.alive():
+            if not self._is_clean(name) and host.alive():
                 host.power(False)
             host.power(True)
 
@@ -82,7 +83,7 @@ class Servers:
 
         until("every server is gone", gone, BOOT_S)
         for name in self.lab.hosts:
-            until(f"{name} has cleaned up", lambda name=name: not self._owes(name), RETURN_S)  # type: ignore[misc]
+            until(f"{name} has cleaned up", partial(self._is_clean, name), RETURN_S)
             if api.service(name)["forced_down"]:
                 assert api.set_service(name, forced_down=False).status_code == 200
             if api.service(name)["status"] != "enabled":
@@ -104,10 +105,10 @@ class Servers:
 
         until(f"{host} is up", reports, RETURN_S)
 
-    def _owes(self, host: str) -> bool:
-        """Whether evacuations off it wait for its nova-compute to start."""
+    def _is_clean(self, host: str) -> bool:
+        """Whether no evacuation off it waits for its nova-compute to start."""
         rows = self.api.read(f"/os-migrations?source_compute={host}&migration_type=evacuation&status=done")
-        return bool(rows["migrations"])
+        return not rows["migrations"]
 
     def _flavor(self) -> str:
         if self.api.call("GET", "/flavors/small").status_code == 404:

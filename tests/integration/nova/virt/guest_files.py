@@ -55,7 +55,7 @@ class GuestFilesDriver(fake.FakeDriverWithoutFakeNodes):  # type: ignore[misc]
         """Takes as long as the faults say, and fails if they say so."""
         file = self._home / "faults.json"
         faults = json.loads(file.read_text()) if file.exists() else {}
-        time.sleep(faults.get("spawn_s", 0))
+        time.sleep(faults.get("spawn_s", 0))  # a spawn that takes long: in it hosts are killed and frozen
         if faults.get("spawn_error"):
             raise exception.InstanceDeployFailure(reason=faults["spawn_error"])
         super().spawn(context, instance, *args, **kwargs)

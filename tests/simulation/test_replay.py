@@ -90,7 +90,7 @@ def test_a_strike_played_alone_is_the_one_that_was_copied() -> None:
 @pytest.mark.parametrize("seed", [-7, 2**70])
 def test_a_worker_of_the_matrix_plays_what_is_played_here(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {step: ["Nova 503", "packet loss 20 %"] for step in strikes.STEPS}
-    monkeypatch.setenv("PYTHONHASHSEED", "17")
+    monkeypatch.setenv("PYTHONHASHSEED", "17")  # workers inherit it; this very process has another one
     with Workers(2) as workers:
         plays = [workers.play(seed + n, wanted) for n in (0, 1, 0)]
         struck = [play.result(60) for play in plays]

@@ -46,6 +46,7 @@ def test_health_says_who_leads_and_fails_where_the_loop_stands_still(
 ) -> None:
     done = cli("health", socket=sock)
     assert (done.returncode, done.stdout) == (0, "alive: leads (epoch 3)\n")
+    # the facade is a fake already: two of its answers change
     monkeypatch.setattr(controller, "leader", lambda: LeaderInfo(name="controller-2", epoch=4))
     assert cli("health", socket=sock).stdout == "alive: standby: controller-2 leads\n"
     monkeypatch.setattr(controller, "alive", lambda: False)
@@ -271,7 +272,7 @@ def test_one_that_does_not_answer_is_named_and_ends_with_one(sock: Path) -> None
 
 
 def test_fencing_is_tested_and_each_line_told_once(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fencing_tests, "POLL_S", 0.0)
+    monkeypatch.setattr(fencing_tests, "POLL_S", 0.0)  # the command asks in real time: nothing is waited for here
     done = cli("fencing", "test", "compute-1", "--yes", socket=sock)
     assert (done.returncode, done.stderr) == (0, "")
     first, second, header, row, last = done.stdout.splitlines()
@@ -283,7 +284,7 @@ def test_fencing_is_tested_and_each_line_told_once(sock: Path, monkeypatch: pyte
 
 
 def test_fencing_that_fails_its_test_ends_with_one(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fencing_tests, "POLL_S", 0.0)
+    monkeypatch.setattr(fencing_tests, "POLL_S", 0.0)  # the command asks in real time: nothing is waited for here
     done = cli("fencing", "test", "compute-2", "-y", "--level", "1", "--with-servers", socket=sock)
     assert done.returncode == 1
     assert "bmc reads on" in done.stdout

@@ -24,6 +24,10 @@ RESULT = ROOT / "docs/mutants.txt"
 MUTATED = (
     "ha_agent/guards.py",
     "ha_agent/planes.py",
+    "ha_agent/plans.py",
+    "ha_agent/rhythm.py",
+    "ha_agent/selfdoubt.py",
+    "ha_agent/recovery/select.py",
     "ha_agent/witness.py",
     "ha_agent/decide/*.py",
     "ha_agent/controller/engine.py",

@@ -6,7 +6,7 @@ import ast
 import enum
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ha_agent import model
@@ -24,6 +24,7 @@ COMPARISONS: dict[type[ast.cmpop], tuple[str, tuple[str, ...]]] = {
     ast.NotIn: ("not in", ("in",)),
 }
 STRIDE = 4  # to another member of an enum: the next one is often much alike
+BARE = (ast.Name, ast.Attribute, ast.Call, ast.Subscript)  # tests without an operator
 LEAVES = (ast.Return, ast.Continue, ast.Break, ast.Raise)
 
 
@@ -136,6 +137,9 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _edits(text: Text, node: ast.AST) -> Iterator[Edit]:
+    for test in _tests(node):
+        if isinstance(test, BARE):
+            yield _replace(text, test, "negate", "negated", f"(not ({ast.unparse(test)}))")
     match node:
         case ast.Compare():
             yield from _comparison(text, node)
@@ -152,6 +156,17 @@ def _edits(text: Text, node: ast.AST) -> Iterator[Edit]:
             yield _replace(text, test, "leave", "never leaves here", "False")
         case ast.Attribute(value=ast.Name(id=name), attr=member):
             yield from _member(text, node, name, member)
+
+
+def _tests(node: ast.AST) -> Sequence[ast.expr]:
+    """What a node asks."""
+    match node:
+        case ast.If(test=test) | ast.IfExp(test=test) | ast.While(test=test):
+            return [test]
+        case ast.comprehension(ifs=ifs):
+            return ifs
+        case _:
+            return []
 
 
 def _replace(text: Text, node: ast.expr, operator: str, change: str, new: str) -> Edit:

@@ -176,12 +176,15 @@ def test_a_host_that_the_journal_knows_counts_as_heard() -> None:
     bench = Bench(heard=False)
     view = bench.lookout.views["h1"]
     assert (view.seen, view.boot_id, view.window_at) == (True, "b", 100.0)
+    assert bench.lookout._seen == {"h1", "h2", "h3", "h4"}, "they are missed, if all of them are silent"
     bench = Bench(heard=False)
     bench.record("h1", first_seen_wall=0.0)
     del bench.state.hosts["h2"]
     bench.lookout.views.clear()
+    bench.lookout._seen.clear()
     bench.lookout.set_policy(bench.policy)
     assert [bench.lookout.views[h].seen for h in ("h1", "h2", "h3")] == [False, False, True]
+    assert bench.lookout._seen == {"h3", "h4"}
     assert bench.lookout.views["h2"].boot_id == ""
 
 
@@ -1037,6 +1040,20 @@ def test_two_silent_hosts_cast_doubt_where_nothing_else_answers(answers: bool) -
     given = [v for v in bench.verdicts() if v.host == "h1"]
     assert given[-1].verdict is (Verdict.DOWN if answers else Verdict.UNKNOWN)
     assert ("neither a device of theirs nor Nova answers" in given[-1].reason) is not answers
+
+
+def test_that_nothing_beside_two_silent_hosts_answers_makes_it_sick() -> None:
+    bench = Bench(hosts=6)
+    bench.at(103.0)
+    keep_alive(bench, "h3", "h4", "h5", "h6")
+    bench.at(104.1)
+    for host in ("h1", "h2"):
+        bench.see(
+            PowerSeen(host=host, at=104.1, readings=(Reading(device="bmc", power=Power.UNKNOWN, at=104.1, wall=0.0),))
+        )
+    bench.see(NovaSeen(host="h1", at=104.1))
+    bench.lookout.feel(Own())
+    assert bench.lookout.sickness == 1
 
 
 def test_at_first_a_controller_is_well_and_nothing_beside_the_hosts_was_asked() -> None:

@@ -91,6 +91,15 @@ def test_all_can_be_protected_but_the_opt_out_wins() -> None:
     assert plan["b"].stage is ServerStage.NOT_MOVED
 
 
+def test_an_empty_tag_is_nobodys_choice() -> None:
+    """Where the config leaves a tag out, none is meant; even a server whose tags hold an empty one is not chosen by it, nor left."""
+    odd = server("a", tags=("",))
+    nobody = Select(server_tag="", opt_out_tag="")
+    assert planned(odd, recovery=Recovery(select=nobody))["a"].stage is ServerStage.NOT_MOVED
+    everyone = msgspec.structs.replace(nobody, all=True)
+    assert planned(odd, recovery=Recovery(select=everyone))["a"].stage is ServerStage.WAITING
+
+
 @pytest.mark.parametrize("kind", ["live-migration", "migration", "evacuation"])
 def test_a_server_that_may_run_elsewhere_is_held(kind: str) -> None:
     record = Migration(id=7, server="s", kind=kind, status="running", source="c1", dest="c2")

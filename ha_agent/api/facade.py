@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ha_agent.api.fencing_tests import Asked, FencingTest
+from ha_agent.api.readiness import Readiness
 from ha_agent.model import Health, Mode, Operator, Power, ServerProgress, State, Value, Verdict
 from ha_agent.ports import Delivery
 
@@ -131,6 +132,9 @@ class Facade(Protocol):
 
     def ready(self) -> Sequence[str]:
         """Why this controller is not ready to act; empty when it is. One sentence each."""
+
+    def readiness(self) -> Readiness:
+        """Whether the servers of each host would live on if it died now."""
 
     def notes(self) -> Sequence[str]:
         """What somebody should see to soon; it keeps nobody from acting."""

@@ -37,6 +37,7 @@ from ha_agent.system import SystemClock, SystemRandom
 STATUS_S = 1.0
 DRAIN_S = 2.0  # how long the last log lines are waited for
 CLOUD_S = 60.0  # how often Nova is looked at in quiet times
+COUNT_S = 3600.0  # how often the servers of each host are counted
 
 log = logging.getLogger("ha_agent")
 
@@ -200,7 +201,8 @@ async def _main(loaded: config.Loaded) -> int:
         running = asyncio.create_task(controller.run())
         beside = [
             asyncio.create_task(controller.check_devices(interval, deadline)),
-            asyncio.create_task(controller.check_cloud(CLOUD_S)),
+            asyncio.create_task(controller.nova.check_services(CLOUD_S)),
+            asyncio.create_task(controller.nova.count_servers(COUNT_S)),
             asyncio.create_task(_report(controller)),
         ]
         sdnotify.notify("READY=1", f"STATUS={summary(controller)}")

@@ -11,17 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from ha_agent import selfdoubt
 from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
 from ha_agent.api.fencing_tests import Asked, FencingTest
+from ha_agent.api.readiness import Readiness
 from ha_agent.api.recent import Recent
-from ha_agent.controller import fencing_view
+from ha_agent.api.views import by_host
+from ha_agent.controller import fencing_view, readiness
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
 from ha_agent.controller.fencing_tests import FencingTests
 from ha_agent.controller.fencing_view import FencingView
 from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
+from ha_agent.controller.quiet_nova import QuietNova
 from ha_agent.controller.summaries import summaries, summary
-from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
-from ha_agent.heartbeat.expiry import Note
+from ha_agent.errors import DriverError, StoreError, UsageError
+from ha_agent.heartbeat.expiry import Note, Thresholds
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
 from ha_agent.notify.deliveries import Deliveries, waits
 from ha_agent.planes import listed
@@ -94,6 +97,15 @@ class Controller:
             fencer=self.fencer,
             monitor=self.monitor,
         )
+        self.nova = QuietNova(
+            cloud,
+            look_at_services=self.executor.look,
+            look_at_servers=self.executor.look,
+            policy=lambda: self.policy,
+            leads=lambda: self.engine.leading,
+            clock=clock,
+            say=self._line,
+        )
         self._fencing = FencingView(self.fencer, self.devices_health, clock)
         self._tests = FencingTests(
             self.engine,
@@ -111,7 +123,6 @@ class Controller:
         self._worst_lag_s = 0.0  # since it was last felt
         self._lag_s = 0.0  # what is remembered of it
         self._own_network = own_network if own_network is not None else OwnNetwork()
-        self.cloud_error = ""  # why Nova could not be read when it was last looked at
         self.turns = 0
         self._told = 0
         self._publishing: asyncio.Task[None] | None = None
@@ -256,29 +267,6 @@ class Controller:
                 log.exception("the periodic look at the fencing devices failed; it begins again")
             await asyncio.sleep(DRAIN_S)
 
-    async def check_cloud(self, interval_s: float) -> None:
-        """Read Nova now and then: nobody should learn in the night it is needed that it cannot be reached. A task beside `run`."""
-        while True:
-            error = ""
-            try:
-                rows = await self.executor.look(self._cloud.services)
-                missing = sorted(set(self.policy.hosts) - {r.host for r in rows})
-                if missing:
-                    error = f"Nova has no nova-compute service of {', '.join(missing[:5])}" + (
-                        " …" if missing[5:] else ""
-                    )
-            except HaAgentError as failure:
-                error = f"Nova cannot be read: {failure}"
-            except TimeoutError:
-                error = "Nova cannot be read: no answer in time"
-            except Exception as failure:
-                log.exception("a driver failed in an unexpected way")
-                error = f"Nova cannot be read: {type(failure).__name__}"
-            if error != self.cloud_error:
-                self._line(error or "Nova can be read again")
-            self.cloud_error = error
-            await asyncio.sleep(interval_s)
-
     # --- what the drivers bring ---
 
     def observe(self, obs: AnyObservation) -> None:
@@ -356,17 +344,8 @@ class Controller:
     def ready(self) -> Sequence[str]:
         """See Facade."""
         engine = self.engine
-        reasons = []
-        if not engine.leading:
-            reasons.append("this controller does not lead")
-        if not engine.state.fleet.armed:
-            reasons.append("the controller is disarmed; release it with: ha-agent arm")
-        if engine.state.fleet.paused:
-            reasons.append(f"paused: {engine.state.fleet.paused}")
-        if self.cloud_error:
-            reasons.append(self.cloud_error)
-        if engine.store_error:
-            reasons.append(f"the store failed: {engine.store_error}")
+        reasons = [] if engine.leading else ["this controller does not lead"]
+        reasons += self._own_reasons()
         reasons += [f"{h.host}: {h.contradiction}" for h in engine.state.hosts.values() if h.contradiction]
         reasons += [
             f"{d.host}: {d.device}: {d.error}" for d in self.devices() if not d.ok and d.checked_age_s is not None
@@ -377,6 +356,42 @@ class Controller:
                 reasons.append(f"{host} has {view.witnesses} of at least {least} witnesses")
         reasons += [note.text for note in self._pki_notes() if note.urgent]
         return reasons
+
+    def _own_reasons(self) -> list[str]:
+        """Why it would not act whatever happens, but for the lease."""
+        engine = self.engine
+        reasons = []
+        if not engine.state.fleet.armed:
+            reasons.append("the controller is disarmed; release it with: ha-agent arm")
+        if engine.state.fleet.paused:
+            reasons.append(f"paused: {engine.state.fleet.paused}")
+        if self.nova.error:
+            reasons.append(self.nova.error)
+        if engine.store_error:
+            reasons.append(f"the store failed: {engine.store_error}")
+        return reasons
+
+    def readiness(self) -> Readiness:
+        """See Facade."""
+        leader, devices = self.leader(), by_host(self.devices())
+        limits = getattr(self.monitor, "expiry", Thresholds())
+        return readiness.whole(
+            self._own_reasons() + ([] if leader.name else ["no controller leads"]),
+            "" if leader.leading else leader.name,
+            (
+                readiness.judge(
+                    self.policy.hosts[host],
+                    view,
+                    self.engine.state.hosts.get(host),
+                    devices=devices.get(host, ()),
+                    services=self.nova.services,
+                    servers=self.nova.protection(host),
+                    limits=limits,
+                )
+                for host, view in sorted(self.views().items())
+                if host in self.policy.hosts
+            ),
+        )
 
     def notes(self) -> Sequence[str]:
         """See Facade."""
@@ -403,7 +418,7 @@ class Controller:
         numbers["loop_lag_s"] = self.loop_lag_s
         numbers["sickness"] = float(self.engine.lookout.sickness)
         numbers["loop_turns"] = float(self.turns)
-        numbers["nova_readable"] = float(not self.cloud_error)
+        numbers["nova_readable"] = float(not self.nova.error)
         numbers["false_suspicions"] = float(self.engine.suspicions)
         numbers["guest_events_lost"] = float(sum(self.engine.guests_lost.values()))
         numbers["api_calls"] = float(getattr(self._cloud, "calls", 0))
@@ -454,7 +469,9 @@ class Controller:
 
     async def look_at_devices(self, host: str) -> Sequence[DeviceLook]:
         """See Facade."""
-        return await self._fencing.look(self.policy, host)
+        found = await self._fencing.look(self.policy, host)
+        self._devices.forget()
+        return found
 
     def fencing_plan(self, host: str) -> FencingPlan:
         """See Facade."""

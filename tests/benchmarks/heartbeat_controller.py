@@ -259,7 +259,8 @@ async def main(directory: Path) -> None:
     controller.watch()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, controller.stop)
     beside = [
-        asyncio.create_task(work) for work in (controller.check_cloud(CLOUD_S), controller.go_on(), obey(controller))
+        asyncio.create_task(work)
+        for work in (controller.nova.check_services(CLOUD_S), controller.go_on(), obey(controller))
     ]
     try:
         await controller.run()

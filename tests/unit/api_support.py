@@ -36,6 +36,7 @@ from ha_agent.model import (
 from ha_agent.plans import RECOVER
 from ha_agent.ports import Delivery
 from tests.unit.fencing_fakes import SaysOfFencing
+from tests.unit.readiness_fakes import SaysOfReadiness
 
 WALL = 1_700_000_000.0
 
@@ -106,7 +107,7 @@ CLOSED = Incident(
 )
 
 
-class FakeFacade(SaysOfFencing):
+class FakeFacade(SaysOfFencing, SaysOfReadiness):
     """What a daemon could say. Orders are kept in `orders`; `refuse` is raised instead."""
 
     def __init__(self) -> None:

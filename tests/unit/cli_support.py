@@ -37,6 +37,7 @@ from ha_agent.model import (
 from ha_agent.plans import RECOVER
 from ha_agent.ports import Delivery
 from tests.unit.fencing_fakes import SaysOfFencing
+from tests.unit.readiness_fakes import SaysOfReadiness
 
 ROOT = Path(__file__).parents[2]
 OPENED = 1_750_000_000.0
@@ -76,7 +77,7 @@ def incident(**changes: object) -> Incident:
     return Incident(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-class Controller(SaysOfFencing):
+class Controller(SaysOfFencing, SaysOfReadiness):
     """A Facade with a fixed state, which keeps the orders that it gets."""
 
     def __init__(self, *incidents: Incident, hosts: int = 3) -> None:

@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from ha_agent import selfdoubt
+from ha_agent import logs, selfdoubt
 from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
 from ha_agent.api.fencing_tests import Asked, FencingTest
 from ha_agent.api.readiness import Readiness
@@ -81,6 +81,7 @@ class Controller:
         self._on_line = on_line
         self._events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self._seq = 0
+        self._latest: dict[str, str] = {}  # host -> the incident that it had last
         self.engine = Engine(
             name=name, policy=policy, store=store, clock=clock, random=random, log=self._line, on_bug=self._bug
         )
@@ -117,6 +118,7 @@ class Controller:
             line=self._line,
         )
         self._wake = asyncio.Event()
+        self.turning = asyncio.Event()  # set once the loop has turned: everything it needs at the start was there
         self._stopping = False
         self._turned_at = self._felt_at = clock.now()
         self.loop_lag_s = 0.0  # as it was measured last
@@ -221,6 +223,7 @@ class Controller:
                 set_claim(*claim)
         self._turned_at = self.clock.now()
         self.turns += 1
+        self.turning.set()
 
     def _feel(self) -> None:
         """How well it is itself: a loop that ran late heard its hosts late."""
@@ -298,11 +301,17 @@ class Controller:
 
     def _line(self, text: str) -> None:
         self._seq += 1
-        word = text.split(" ", 1)[0].rstrip(":")
+        words = text.split(" ", 2)
+        word = words[0].rstrip(":")
         host = word if word in self.policy.hosts else ""
+        step = words[1][1:-1] if host and words[1:] and words[1].startswith("[") else ""
         incident = self.engine.open_of(host)
+        if incident:
+            self._latest[host] = incident
+        elif step:  # the line that closes it
+            incident = self._latest.get(host, "")
         self._events.append(EventLine(seq=self._seq, wall=self.clock.wall(), text=text, host=host, incident=incident))
-        log.info("%s", text)
+        log.info("%s", text, extra=logs.about(host=host, incident=incident, step=step))
         self._on_line(text)
 
     # --- the facade ---

@@ -7,6 +7,7 @@ leaves its findings at FD and becomes this one. Nothing here may import the rest
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -106,6 +107,7 @@ def main() -> int:
     # With vfork, Python before 3.11.4 (Debian 12 has 3.11.2) stands still with all its threads until the new program has been read from
     # the disk, which may hang. A fork costs a millisecond of a process as small as this. The standard library documents this switch.
     subprocess._USE_VFORK = False  # type: ignore[misc]
+    faulthandler.enable()  # on systemd's SIGABRT, for a loop that hangs, the log shows where each thread stood
     handler = logs.to(sys.stderr)
     try:
         found = settings(sys.argv[1:])

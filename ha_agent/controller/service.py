@@ -52,8 +52,8 @@ class Service:
         self._notify("READY=1", f"STATUS={self._told}")
 
     def stopping(self) -> None:
-        """It ends: its fencing workers first."""
-        self._notify("STOPPING=1", f"STATUS=stopping; it was {self._told}")
+        """It ends: its fencing workers first, the lease last."""
+        self._notify("STOPPING=1", "STATUS=stopping")
 
     def beat(self, *, watched: bool) -> None:
         """To be called now and then. `watched`: systemd waits for WATCHDOG. A loop that stood still since the last call gets none."""

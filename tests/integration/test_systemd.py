@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -231,3 +233,26 @@ async def shown(installed: Installation, unit: str, name: str, value: str, timeo
         log = await asyncio.to_thread(installed.machine.log, unit)
         assert time.monotonic() < end, f"{unit} has {name} {found!r}, not {value!r}\n{log}"
         await asyncio.sleep(0.1)
+
+
+def test_who_cannot_work_is_not_ready(tmp_path: Path) -> None:
+    play(tmp_path, cannot_read_its_journal)
+
+
+async def cannot_read_its_journal(rig: SystemdRig) -> None:
+    """A start that fails after the configuration was found good; and it works by itself once the cause is gone."""
+    await rig.systemctl("stop", CONTROLLER)
+    (fleet,) = documents(rig, "SELECT body FROM documents WHERE kind = 'fleet'")
+    documents(rig, "UPDATE documents SET body = x'00' WHERE kind = 'fleet'")
+    with pytest.raises(AssertionError, match=f"Job for {CONTROLLER} failed"):
+        await rig.systemctl("start", CONTROLLER)
+    assert "fleet cannot be read" in rig.log()
+    documents(rig, "UPDATE documents SET body = ? WHERE kind = 'fleet'", *fleet)
+    await rig.status_until("3 of 3 hosts heard, no open incident", STORY_S)
+    assert await rig.show("ActiveState") == "active"
+
+
+def documents(rig: SystemdRig, statement: str, *values: bytes) -> list[tuple[bytes, ...]]:
+    """The controller's store, which it has closed."""
+    with contextlib.closing(sqlite3.connect(rig.installation.state / "store.db")) as db, db:
+        return db.execute(statement, values).fetchall()

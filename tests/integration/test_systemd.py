@@ -82,6 +82,16 @@ async def status_and_reload(rig: SystemdRig) -> None:
     assert len(errors) == 1
     assert errors[0].startswith(f"not reloaded: hosts.{HOST}.adress")
 
+    # a secret that came after the start
+    def needs_more(config: dict[str, Any]) -> None:
+        config["fencing"]["devices"]["bmc"]["password_file"] = "secrets/new"
+
+    (rig.installation.etc / "secrets" / "new").write_text("new")
+    (rig.installation.etc / "secrets" / "new").chmod(0o600)
+    rig.change(needs_more)
+    await rig.systemctl("reload", CONTROLLER)
+    assert "secrets/new" in await rig.status_until("systemd hands on what is there at a start")
+
     # and a good one again
     rig.change(lambda config: None)
     await rig.systemctl("reload", CONTROLLER)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 from ha_agent import logs, selfdoubt
 from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
@@ -25,7 +26,7 @@ from ha_agent.controller.quiet_nova import QuietNova
 from ha_agent.controller.summaries import summaries, summary
 from ha_agent.errors import DriverError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note, Thresholds
-from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
+from ha_agent.model import Answer, Finished, Incident, Operator, Order, Phase, ServerProgress, State
 from ha_agent.notify.deliveries import Deliveries, waits
 from ha_agent.planes import listed
 from ha_agent.policy import Policy
@@ -81,7 +82,6 @@ class Controller:
         self._on_line = on_line
         self._events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self._seq = 0
-        self._latest: dict[str, str] = {}  # host -> the incident that it had last
         self.engine = Engine(
             name=name, policy=policy, store=store, clock=clock, random=random, log=self._line, on_bug=self._bug
         )
@@ -301,18 +301,22 @@ class Controller:
 
     def _line(self, text: str) -> None:
         self._seq += 1
-        words = text.split(" ", 2)
-        word = words[0].rstrip(":")
-        host = word if word in self.policy.hosts else ""
-        step = words[1][1:-1] if host and words[1:] and words[1].startswith("[") else ""
+        word, _, rest = text.partition(" ")
+        host = word.rstrip(":") if word.rstrip(":") in self.policy.hosts else ""
         incident = self.engine.open_of(host)
-        if incident:
-            self._latest[host] = incident
-        elif step:  # the line that closes it
-            incident = self._latest.get(host, "")
+        step = rest[1:].partition("]")[0] if rest.startswith("[") else ""
+        if step and (found := self._incident_of(word)):
+            host, incident = found.host, found.id
         self._events.append(EventLine(seq=self._seq, wall=self.clock.wall(), text=text, host=host, incident=incident))
         log.info("%s", text, extra=logs.about(host=host, incident=incident, step=step))
         self._on_line(text)
+
+    def _incident_of(self, subject: str) -> Incident | None:
+        """Of a host or a server: the open one, else the last; the line that closes it is about it, too."""
+        state = self.engine.state
+        opened = (i for i in state.incidents.values() if i.phase is Phase.OPEN)
+        closed = (state.incidents[key] for key in reversed(state.closed) if key in state.incidents)
+        return next((i for i in chain(opened, closed) if i.subject == subject), None)
 
     # --- the facade ---
 

@@ -152,7 +152,8 @@ async def _report(remote: Remote, stop: asyncio.Event) -> None:
     while not stop.is_set():
         status = remote.status()
         gate = "open" if status.gate_open else "closed"
-        text = f"{status.name}: {len(status.controllers)} controllers connected, gate {gate}"
+        count = len(status.controllers)
+        text = f"{status.name}: {count} controller{'' if count == 1 else 's'} connected, gate {gate}"
         if text != last:
             sdnotify.notify(f"STATUS={text}")
             last = text

@@ -216,17 +216,17 @@ async def a_host_boots(directory: Path) -> None:
         await shown(installed, "nova-compute.service", "SubState", "start-pre")
         assert await asyncio.to_thread(machine.show, REMOTE, "ActiveState") == "active"
         async with monitored(world, world.ports, 0.5) as (watch, heard):
-            await shown(installed, REMOTE, "StatusText", f"{HOST}: 1 controllers connected, gate closed")
+            await shown(installed, REMOTE, "StatusText", f"{HOST}: 1 controller connected, gate closed")
             boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()  # noqa: ASYNC240
             assert await asyncio.to_thread(machine.show, "nova-compute.service", "SubState") == "start-pre"
             await watch.open_gate(HOST, boot_id, 10.0)
             await shown(installed, "nova-compute.service", "SubState", "running")
-            await shown(installed, REMOTE, "StatusText", f"{HOST}: 1 controllers connected, gate open")
+            await shown(installed, REMOTE, "StatusText", f"{HOST}: 1 controller connected, gate open")
             compute = await asyncio.to_thread(machine.show, "nova-compute.service", "MainPID")
 
             await asyncio.to_thread(machine.run, "systemctl", "kill", "--kill-who=main", "--signal=STOP", REMOTE)
             await shown(installed, REMOTE, "NRestarts", "1", WATCHDOG_S + 5.0)
-            await shown(installed, REMOTE, "StatusText", f"{HOST}: 1 controllers connected, gate open")
+            await shown(installed, REMOTE, "StatusText", f"{HOST}: 1 controller connected, gate open")
             assert {beat.boot_id for beat in heard.beats[HOST]} == {boot_id}, "it is the same boot"
         assert await asyncio.to_thread(machine.show, "nova-compute.service", "MainPID") == compute
         began = time.monotonic()

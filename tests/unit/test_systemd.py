@@ -147,7 +147,7 @@ def test_secrets_are_credentials() -> None:
 
 
 def test_the_controller_ends_its_workers_itself() -> None:
-    """A signal to a worker in the middle of an off would be an attempt that failed, and the next level would be tried."""
+    """A signal to a worker in the middle of an off could look like an attempt that failed, and the next level would be tried."""
     assert settings(CONTROLLER)["KillMode"] == ["mixed"]
 
 

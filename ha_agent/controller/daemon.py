@@ -7,8 +7,9 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
-from ha_agent import selfdoubt
+from ha_agent import logs, selfdoubt
 from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
 from ha_agent.api.fencing_tests import Asked, FencingTest
 from ha_agent.api.readiness import Readiness
@@ -25,7 +26,7 @@ from ha_agent.controller.quiet_nova import QuietNova
 from ha_agent.controller.summaries import summaries, summary
 from ha_agent.errors import DriverError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note, Thresholds
-from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
+from ha_agent.model import Answer, Finished, Incident, Operator, Order, Phase, ServerProgress, State
 from ha_agent.notify.deliveries import Deliveries, waits
 from ha_agent.planes import listed
 from ha_agent.policy import Policy
@@ -117,6 +118,7 @@ class Controller:
             line=self._line,
         )
         self._wake = asyncio.Event()
+        self.turning = asyncio.Event()  # set once the loop has turned: everything it needs at the start was there
         self._stopping = False
         self._turned_at = self._felt_at = clock.now()
         self.loop_lag_s = 0.0  # as it was measured last
@@ -221,6 +223,7 @@ class Controller:
                 set_claim(*claim)
         self._turned_at = self.clock.now()
         self.turns += 1
+        self.turning.set()
 
     def _feel(self) -> None:
         """How well it is itself: a loop that ran late heard its hosts late."""
@@ -298,12 +301,22 @@ class Controller:
 
     def _line(self, text: str) -> None:
         self._seq += 1
-        word = text.split(" ", 1)[0].rstrip(":")
-        host = word if word in self.policy.hosts else ""
+        word, _, rest = text.partition(" ")
+        host = word.rstrip(":") if word.rstrip(":") in self.policy.hosts else ""
         incident = self.engine.open_of(host)
+        step = rest[1:].partition("]")[0] if rest.startswith("[") else ""
+        if step and (found := self._incident_of(word)):
+            host, incident = found.host, found.id
         self._events.append(EventLine(seq=self._seq, wall=self.clock.wall(), text=text, host=host, incident=incident))
-        log.info("%s", text)
+        log.info("%s", text, extra=logs.about(host=host, incident=incident, step=step))
         self._on_line(text)
+
+    def _incident_of(self, subject: str) -> Incident | None:
+        """Of a host or a server: the open one, else the last; the line that closes it is about it, too."""
+        state = self.engine.state
+        opened = (i for i in state.incidents.values() if i.phase is Phase.OPEN)
+        closed = (state.incidents[key] for key in reversed(state.closed) if key in state.incidents)
+        return next((i for i in chain(opened, closed) if i.subject == subject), None)
 
     # --- the facade ---
 

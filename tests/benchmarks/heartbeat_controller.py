@@ -22,8 +22,9 @@ from pathlib import Path
 
 import msgspec
 
-from ha_agent.controller.compose import CLOUD_S, STATUS_S, summary
+from ha_agent.controller.compose import CLOUD_S
 from ha_agent.controller.daemon import Controller
+from ha_agent.controller.service import STATUS_S, summary
 from ha_agent.decide import Decision
 from ha_agent.heartbeat.link import Endpoint, MonitorOptions
 from ha_agent.heartbeat.monitor import Monitor

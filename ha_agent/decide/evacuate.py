@@ -438,7 +438,8 @@ def followed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
             incident = _unrecorded(turn, incident, server)
     if landed:
         window = min(float(recovery.window_max), incident.window + landed)
-        incident = turn.put(incident, window=window)
+        # while servers land, those that wait for their turn are late and not lost
+        incident = turn.put(incident, window=window, settle_by=turn.now.at + recovery.settle_after_s)
         turn.tell("host.evacuation.progress", incident, **counts(incident))
     return incident
 
@@ -462,7 +463,7 @@ def _unrecorded(turn: Turn, incident: Incident, server: ServerProgress) -> Incid
 
 
 def give_up(turn: Turn, incident: Incident) -> Incident:
-    """After settle_after_s, or an operator's release: what is not on its way stays where it is, and is named."""
+    """After settle_after_s in which none landed, or an operator's release: what is not on its way stays where it is, and is named."""
     assert incident.settle_by is not None
     if turn.now.at < incident.settle_by and not incident.released:
         turn.wake(incident, incident.settle_by)

@@ -715,11 +715,11 @@ def test_a_destination_that_is_off_ends_the_attempt(stage: ServerStage, dest: st
 
 
 @pytest.mark.parametrize(("landed", "window", "grown"), [(1, 2.0, 3.0), (3, 2.0, 5.0), (3, 31.0, 32.0), (0, 2.0, 2.0)])
-def test_what_lands_makes_the_window_wider(landed: int, window: float, grown: float) -> None:
+def test_what_lands_makes_the_window_wider_and_gives_the_others_time(landed: int, window: float, grown: float) -> None:
     servers = [server(ServerStage.MOVING, f"s{n}") for n in range(3)]
     records = tuple(replace(evacuation("done", n + 1), server=f"s{n}") for n in range(landed))
-    decision = answer(following(*servers, window=window), survey=Survey(migrations=records))
-    assert after(decision).window == grown
+    decision = answer(following(*servers, window=window, settle_by=NOW + 5), survey=Survey(migrations=records))
+    assert (after(decision).window, after(decision).settle_by) == (grown, NOW + (3600 if landed else 5))
     progress = told(decision, "host.evacuation.progress")
     assert [(d["moved"], d["in_flight"]) for d in progress] == ([(landed, 3 - landed)] if landed else [])
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ha_agent.api.fencing_tests import Asked, FencingTest
+from ha_agent.api.measured import Measured
 from ha_agent.model import Health, Mode, Operator, Power, ServerProgress, State, Value, Verdict
 from ha_agent.ports import Delivery
 
@@ -18,7 +19,8 @@ class HostViewSummary(Value, frozen=True, kw_only=True):
     """A host as the detection sees it now. `last_seen_age_s`: since its last heartbeat, None if there never was one. `witnesses`:
     how many are eligible to speak of it. `gate`: "open", "waiting" or "" where that is not known. `certificate_days`: until the newest certificate that it has
     shown ends; None before the first. `planes_lost`: those of its planes, beside that of management, over which no other host reached it
-    lately."""
+    lately. `dials_failed`: how often its connection ended or could not be made; `false_suspicions`: how often a suspicion of it ended by a heartbeat;
+    both since the start."""
 
     host: str
     verdict: Verdict
@@ -33,6 +35,8 @@ class HostViewSummary(Value, frozen=True, kw_only=True):
     gate: str = ""
     certificate_days: float | None = None
     planes_lost: tuple[str, ...] = ()
+    dials_failed: int = 0
+    false_suspicions: int = 0
 
 
 class DeviceHealth(Value, frozen=True, kw_only=True):
@@ -46,6 +50,18 @@ class DeviceHealth(Value, frozen=True, kw_only=True):
     power: Power = Power.UNKNOWN
     checked_age_s: float | None = None
     error: str = ""
+
+
+class Covered(Value, frozen=True, kw_only=True):
+    """The servers of one host when they were last counted. `known`: whether they ever were. `protected`: would be moved; `unprotected`: would not,
+    by reason: `not_selected`, `local_disk`, `status`, `notify_mode`. `risk`: why a person would be needed if the host died now: `maintenance`, `stopped`
+    (disarmed or paused), `never_seen`, `contradiction`, `fencing`, `witnesses`; empty: nobody."""
+
+    host: str
+    known: bool = False
+    protected: int = 0
+    unprotected: dict[str, int] = {}
+    risk: str = ""
 
 
 class DeviceLook(Value, frozen=True, kw_only=True):
@@ -139,7 +155,13 @@ class Facade(Protocol):
         """Whether the loop makes progress."""
 
     def counters(self) -> Mapping[str, float]:
-        """Numbers by name. `metrics.KNOWN` says which names have a metric of their own; any other is exported under its name as a label."""
+        """Numbers by name. `metrics.names` says what each is as a metric; one that is not there is not exported."""
+
+    def measures(self) -> Sequence[Measured]:
+        """Histograms."""
+
+    def coverage(self) -> Sequence[Covered]:
+        """The servers of every host, as they were counted last; the risk as it was at most about a second ago."""
 
     def events(self, after: int, limit: int) -> Sequence[EventLine]:
         """Recent lines with `seq` above `after`, oldest first, at most `limit`."""

@@ -201,6 +201,7 @@ async def _main(loaded: config.Loaded) -> int:
         beside = [
             asyncio.create_task(controller.check_devices(interval, deadline)),
             asyncio.create_task(controller.check_cloud(CLOUD_S)),
+            asyncio.create_task(controller.check_servers()),
             asyncio.create_task(_report(controller)),
         ]
         sdnotify.notify("READY=1", f"STATUS={summary(controller)}")

@@ -9,17 +9,21 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from ha_agent import selfdoubt
-from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
+from ha_agent.api.facade import Covered, DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
 from ha_agent.api.fencing_tests import Asked, FencingTest
+from ha_agent.api.measured import Measured
 from ha_agent.api.recent import Recent
 from ha_agent.controller import fencing_view
+from ha_agent.controller.coverage import Coverage
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
 from ha_agent.controller.fencing_tests import FencingTests
 from ha_agent.controller.fencing_view import FencingView
+from ha_agent.controller.measures import Measures
 from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
-from ha_agent.controller.summaries import summaries, summary
+from ha_agent.controller.summaries import numbers, reasons, summaries, summary
+from ha_agent.controller.timed_store import TimedStore
 from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note
 from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
@@ -71,7 +75,8 @@ class Controller:
         own_network: OwnNetwork | None = None,
     ) -> None:
         self.policy = policy
-        self.store = store
+        self._measures = Measures()
+        self.store = TimedStore(store, self._measures)
         self.clock = clock
         self._cloud = cloud
         self.outboxes = outboxes
@@ -79,7 +84,7 @@ class Controller:
         self._events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self._seq = 0
         self.engine = Engine(
-            name=name, policy=policy, store=store, clock=clock, random=random, log=self._line, on_bug=self._bug
+            name=name, policy=policy, store=self.store, clock=clock, random=random, log=self._line, on_bug=self._bug
         )
         self.devices_health = Devices(self.engine, clock, drivers or {})
         self.monitor = monitor(self.observe)
@@ -104,10 +109,10 @@ class Controller:
             drivers=lambda: self.devices_health.drivers,
             line=self._line,
         )
+        self._coverage = Coverage(self.engine, cloud, self.executor.look)
         self._wake = asyncio.Event()
         self._stopping = False
         self._turned_at = self._felt_at = clock.now()
-        self.loop_lag_s = 0.0  # as it was measured last
         self._worst_lag_s = 0.0  # since it was last felt
         self._lag_s = 0.0  # what is remembered of it
         self._own_network = own_network if own_network is not None else OwnNetwork()
@@ -118,11 +123,13 @@ class Controller:
         self._claim: tuple[str, int] | None = None
         self._views = Recent(lambda: summaries(self.engine, self._certificate_days()), clock.now)
         self._devices = Recent(self.devices_health.all, clock.now)
+        self._covered = Recent(lambda: self._coverage.figures(self._views(), self._devices()), clock.now)
         self._tallies = {
             "probes_answered": 0,
             "witness_denials": 0,
             "foreign_claims": 0,
             "heartbeats": 0,
+            "heartbeats_missed": 0,
             "outcomes": 0,
             "bugs": 0,
         }
@@ -160,7 +167,7 @@ class Controller:
         while True:
             due = self.clock.now() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
-            self.loop_lag_s = self._late(due)
+            self._measures.loop_lag.add(self._late(due))
 
     def _late(self, due: float) -> float:
         """How late, in seconds, something comes now that was due then. The worst is kept until it is felt: after it the loop runs well."""
@@ -184,6 +191,7 @@ class Controller:
         self.policy = policy
         self._views.forget()
         self._devices.forget()
+        self._covered.forget()
         self.engine.set_policy(policy)
         self.executor.policy = policy
         self.devices_health.drivers = drivers
@@ -200,6 +208,7 @@ class Controller:
         if self.engine.told != self._told and self.outboxes is not None:
             self.outboxes.wake(self.engine.told - self._told)
         self._told = self.engine.told
+        self._measures.stages.follow(self.engine.state)
         self._publish()
         # epoch 0 claims nothing: a standby only wants to hear of foreign stores
         claim = (self.store.store_id, self.engine.epoch if self.engine.leading else 0)
@@ -279,6 +288,10 @@ class Controller:
             self.cloud_error = error
             await asyncio.sleep(interval_s)
 
+    async def check_servers(self) -> None:
+        """Count now and then which servers would be moved. A task beside `run`."""
+        await self._coverage.run()
+
     # --- what the drivers bring ---
 
     def observe(self, obs: AnyObservation) -> None:
@@ -287,7 +300,7 @@ class Controller:
             return
         match obs:
             case Heartbeat():
-                self._tallies["heartbeats"] += 1
+                self._beat(obs)
             case ProbeAnswered(answer=answer):
                 self._tallies["probes_answered"] += 1
                 self._tallies["witness_denials"] += answer is Answer.SILENT
@@ -297,6 +310,15 @@ class Controller:
                 pass
         self.engine.observe(obs)
         self._wake.set()
+
+    def _beat(self, beat: Heartbeat) -> None:
+        self._tallies["heartbeats"] += 1
+        if beat.rtt_s > 0.0:
+            self._measures.round_trip.add(beat.rtt_s)
+        view = self.engine.views.get(beat.host)
+        if view is not None and view.heard_at is not None and view.boot_id == beat.boot_id:
+            intervals = (beat.at - view.heard_at) / self.policy.detection.heartbeat_interval_s
+            self._tallies["heartbeats_missed"] += max(0, round(intervals) - 1)
 
     def feed(self, finished: Finished) -> None:
         """The outcome of a command."""
@@ -355,28 +377,8 @@ class Controller:
 
     def ready(self) -> Sequence[str]:
         """See Facade."""
-        engine = self.engine
-        reasons = []
-        if not engine.leading:
-            reasons.append("this controller does not lead")
-        if not engine.state.fleet.armed:
-            reasons.append("the controller is disarmed; release it with: ha-agent arm")
-        if engine.state.fleet.paused:
-            reasons.append(f"paused: {engine.state.fleet.paused}")
-        if self.cloud_error:
-            reasons.append(self.cloud_error)
-        if engine.store_error:
-            reasons.append(f"the store failed: {engine.store_error}")
-        reasons += [f"{h.host}: {h.contradiction}" for h in engine.state.hosts.values() if h.contradiction]
-        reasons += [
-            f"{d.host}: {d.device}: {d.error}" for d in self.devices() if not d.ok and d.checked_age_s is not None
-        ]
-        for host, view in self.views().items():
-            least = self.policy.hosts[host].detection.witnesses_min if host in self.policy.hosts else 0
-            if view.last_seen_age_s is not None and view.witnesses < least:
-                reasons.append(f"{host} has {view.witnesses} of at least {least} witnesses")
-        reasons += [note.text for note in self._pki_notes() if note.urgent]
-        return reasons
+        found = reasons(self.engine, self.views(), self.devices(), self.cloud_error)
+        return [*found, *(note.text for note in self._pki_notes() if note.urgent)]
 
     def notes(self) -> Sequence[str]:
         """See Facade."""
@@ -399,19 +401,23 @@ class Controller:
 
     def counters(self) -> Mapping[str, float]:
         """See Facade."""
-        numbers: dict[str, float] = dict(self._tallies)
-        numbers["loop_lag_s"] = self.loop_lag_s
-        numbers["sickness"] = float(self.engine.lookout.sickness)
-        numbers["loop_turns"] = float(self.turns)
-        numbers["nova_readable"] = float(not self.cloud_error)
-        numbers["false_suspicions"] = float(self.engine.suspicions)
-        numbers["guest_events_lost"] = float(sum(self.engine.guests_lost.values()))
-        numbers["api_calls"] = float(getattr(self._cloud, "calls", 0))
-        numbers.update(getattr(self.monitor, "pki_days", dict)())
+        found: dict[str, float] = {**self._tallies, **numbers(self.engine)}
+        found["loop_turns"] = float(self.turns)
+        found["nova_readable"] = float(not self.cloud_error)
+        found["api_calls"] = float(getattr(self._cloud, "calls", 0))
+        found.update(getattr(self.monitor, "pki_days", dict)())
         wire = getattr(self.monitor, "counters", None)
         for name in getattr(wire, "__dataclass_fields__", ()):
-            numbers[f"wire_{name}"] = float(getattr(wire, name))
-        return numbers
+            found[f"wire_{name}"] = float(getattr(wire, name))
+        return found
+
+    def measures(self) -> Sequence[Measured]:
+        """See Facade."""
+        return self._measures.all()
+
+    def coverage(self) -> Sequence[Covered]:
+        """See Facade."""
+        return self._covered()
 
     def deliveries(self) -> Sequence[Delivery]:
         """See Facade."""

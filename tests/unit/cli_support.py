@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, LeaderInfo
+from ha_agent.api.facade import Covered, DeviceHealth, EventLine, HostViewSummary, LeaderInfo
 from ha_agent.api.http import serve
+from ha_agent.api.measured import Measured
 from ha_agent.cli import run
 from ha_agent.config import HttpSettings
 from ha_agent.errors import UsageError
@@ -132,6 +133,12 @@ class Controller(SaysOfFencing):
 
     def counters(self) -> Mapping[str, float]:
         return {}
+
+    def measures(self) -> Sequence[Measured]:
+        return ()
+
+    def coverage(self) -> Sequence[Covered]:
+        return ()
 
     def events(self, after: int, limit: int) -> Sequence[EventLine]:
         return ()

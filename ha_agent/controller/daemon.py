@@ -128,8 +128,6 @@ class Controller:
             "probes_answered": 0,
             "witness_denials": 0,
             "foreign_claims": 0,
-            "heartbeats": 0,
-            "heartbeats_missed": 0,
             "outcomes": 0,
             "bugs": 0,
         }
@@ -300,7 +298,7 @@ class Controller:
             return
         match obs:
             case Heartbeat():
-                self._beat(obs)
+                self._measures.beats.take(obs, self.engine.views.get(obs.host), self.policy)
             case ProbeAnswered(answer=answer):
                 self._tallies["probes_answered"] += 1
                 self._tallies["witness_denials"] += answer is Answer.SILENT
@@ -310,15 +308,6 @@ class Controller:
                 pass
         self.engine.observe(obs)
         self._wake.set()
-
-    def _beat(self, beat: Heartbeat) -> None:
-        self._tallies["heartbeats"] += 1
-        if beat.rtt_s > 0.0:
-            self._measures.round_trip.add(beat.rtt_s)
-        view = self.engine.views.get(beat.host)
-        if view is not None and view.heard_at is not None and view.boot_id == beat.boot_id:
-            intervals = (beat.at - view.heard_at) / self.policy.detection.heartbeat_interval_s
-            self._tallies["heartbeats_missed"] += max(0, round(intervals) - 1)
 
     def feed(self, finished: Finished) -> None:
         """The outcome of a command."""
@@ -401,7 +390,7 @@ class Controller:
 
     def counters(self) -> Mapping[str, float]:
         """See Facade."""
-        found: dict[str, float] = {**self._tallies, **numbers(self.engine)}
+        found: dict[str, float] = {**self._tallies, **self._measures.beats.numbers(), **numbers(self.engine)}
         found["loop_turns"] = float(self.turns)
         found["nova_readable"] = float(not self.cloud_error)
         found["api_calls"] = float(getattr(self._cloud, "calls", 0))

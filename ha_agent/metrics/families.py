@@ -237,7 +237,6 @@ def _devices(devices: Sequence[DeviceHealth]) -> Iterator[Metric]:
 
 def _deliveries(deliveries: Sequence[Delivery]) -> Iterator[Metric]:
     backlog = _gauge("outbox_backlog", "Notifications that wait for whom they are for", "to")
-    yield backlog
     counters = {
         "published": _counter("outbox_published", "Notifications that were taken", "to"),
         "failures": _counter("outbox_failures", "Attempts that failed and are repeated", "to"),
@@ -248,7 +247,7 @@ def _deliveries(deliveries: Sequence[Delivery]) -> Iterator[Metric]:
         backlog.add_metric([each.name], each.backlog)
         for name, counter in counters.items():
             counter.add_metric([each.name], getattr(each, name))
-    yield from counters.values()
+    yield from (backlog, *counters.values())
 
 
 def _numbers(numbers: Mapping[str, float]) -> Iterator[Metric]:

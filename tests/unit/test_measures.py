@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from ha_agent.api.measured import Measure, Measured
-from ha_agent.controller.measures import Measures, Stages
+from ha_agent.controller.measures import STAGES, Measures, Stages
 from ha_agent.controller.ownhost import OwnNetwork
 from ha_agent.controller.timed_store import TimedStore
 from ha_agent.errors import StoreError
@@ -17,6 +18,8 @@ from ha_agent.ports import Heartbeat, Put
 from ha_agent.store.memory import MemoryStore
 from tests.unit.api_support import CLOSED, DOWN
 from tests.unit.test_daemon_feels import Time, controller
+
+PACKAGE = Path(__file__).parents[2] / "ha_agent"
 
 
 def test_a_value_falls_into_the_first_bucket_that_holds_it() -> None:
@@ -47,6 +50,13 @@ def test_each_stage_of_an_incident_is_counted_once() -> None:
     assert counted(stages) == {"": pytest.approx(10.2), "evidence": 5.5, "first_evacuate": 4.5, "force_down": 4.0}
     stages.follow(state())  # forgotten, as old ones are
     assert counted(stages)["evidence"] == 5.5
+
+
+def test_every_stage_that_the_core_notes_is_there_before_the_first_incident() -> None:
+    sources = "".join(path.read_text("utf-8") for path in (PACKAGE / "decide").glob("*.py"))
+    noted = re.findall(r"\bmark\((?:[^()]|\([^()]*\))*?, \"(\w+)\"\)", sources)
+    assert len(noted) >= 7
+    assert set(noted) == set(STAGES)
 
 
 def test_what_happened_under_another_leader_is_not_counted_again() -> None:

@@ -10,13 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ha_agent import metrics
 from ha_agent.api.facade import Covered, DeviceHealth, HostViewSummary
-from ha_agent.api.measured import Measure
 from ha_agent.controller.measures import Measures
 from ha_agent.controller.ownhost import OwnNetwork
 from ha_agent.heartbeat.counters import Counters
 from ha_agent.metrics.families import RISKS, UNPROTECTED
 from ha_agent.metrics.names import HISTOGRAMS, NUMBERS, UNSEEN
 from ha_agent.model import Health, Power, Verdict
+from ha_agent.ports import Delivery
 from tests.unit.api_support import FakeFacade
 from tests.unit.test_daemon_feels import Deaf, Time, controller
 
@@ -64,6 +64,15 @@ def test_unknown_health_is_absent() -> None:
     assert scraped(FakeFacade())["host_nova_compute_up"] == [({"host": "h1"}, 1)]
 
 
+def test_what_waits_for_whom() -> None:
+    facade = FakeFacade()
+    rest = {"published": 5, "failures": 4, "rejected": 3, "dropped": 2, "last_error": "no route"}
+    facade.told = [Delivery(name="bus", backlog=7, **rest)]  # type: ignore[arg-type]
+    found = scraped(facade)
+    figures = ("backlog", "published_total", "failures_total", "rejected_total", "dropped_total")
+    assert [found[f"outbox_{name}"] for name in figures] == [[({"to": "bus"}, value)] for value in (7, 5, 4, 3, 2)]
+
+
 def test_planes_that_are_lost() -> None:
     facade = FakeFacade()
     assert "host_planes_lost" not in scraped(facade)
@@ -101,9 +110,7 @@ def test_every_number_and_measure_of_a_controller_is_a_metric(tmp_path: Path) ->
     made = controller(Time(), OwnNetwork(tmp_path))
     made.monitor = Wired()  # type: ignore[assignment]
     assert set(made.counters()) == {*NUMBERS, *UNSEEN}
-    known = Measures()
-    known.stages._stages["evidence"] = Measure("stage_s", (1.0,), "evidence")
-    assert {each.name for each in known.all()} == set(HISTOGRAMS)
+    assert {each.name for each in Measures().all()} == set(HISTOGRAMS)
 
 
 class Wired(Deaf):

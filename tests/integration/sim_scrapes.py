@@ -75,7 +75,13 @@ def _samples(text: bytes) -> list[tuple[str, str]]:
 
 def policy(hosts: int = 4, beat_s: float = 2.5, **more: Any) -> Policy:
     """A small cloud. `beat_s`: between two heartbeats; where they are rare, a day is quickly lived. `more`: of recovery."""
-    detection = Detection(heartbeat_interval_s=beat_s, suspect_after_s=2.4 * beat_s, down_after_s=4.8 * beat_s)
+    detection = Detection(
+        heartbeat_interval_s=beat_s,
+        suspect_after_s=2.4 * beat_s,
+        down_after_s=4.8 * beat_s,
+        probe_interval_s=0.8 * beat_s,
+        verdict_max_age_s=2 * beat_s,
+    )
     recovery = Recovery(**{"settle_after_s": 300.0, "api_max_s": 10.0, **more})
     names = [f"h{n}" for n in range(1, hosts + 1)]
     rules = {

@@ -94,7 +94,7 @@ def story(*alerts: str, at_300: str = "", before: Mapping[float, str] | None = N
 
 
 DEAD = "device h2 dead bmc | device h2 dead pdu"
-SLOWLY: dict[str, Any] = {"interval_s": 60.0, "rules": policy(3, beat_s=10.0)}
+SLOWLY: dict[str, Any] = {"interval_s": 120.0, "rules": policy(3, beat_s=10.0)}
 STORIES: Mapping[str, Story] = {
     "a healthy day": story(until=DAY_S, **SLOWLY),
     # what happens to hosts
@@ -110,7 +110,7 @@ STORIES: Mapping[str, Story] = {
     "a host stays off, another is in maintenance": story(
         "HostDown", "IncidentBlocked", "HostNotBack", "MaintenanceForgotten",
         before={200: "order maintenance_on h4 new disks"}, at_300="kill h2",
-        until=1.1 * DAY_S, interval_s=60.0, rules=policy(4, beat_s=10.0, mode=Mode.NOTIFY),
+        until=1.1 * DAY_S, interval_s=120.0, rules=policy(4, beat_s=10.0, mode=Mode.NOTIFY, poll_s=60.0),
     ),
     "a host was never seen": story("HostNeverSeen", before={0: "kill h2"}),
     "nova-compute ends": story("NovaComputeDown", twist=no_compute),

@@ -41,22 +41,18 @@ class Coverage:
     async def run(self) -> None:
         """For ever."""
         while True:
-            await self.read_next()
-            hosts = max(1, len(self._engine.policy.hosts))
-            known = len(self._servers) >= hosts
-            await asyncio.sleep(max(READ_EVERY_S, ROUND_S / hosts) if known else READ_EVERY_S)
+            wait_s = await self.read_next()
+            await asyncio.sleep(wait_s)
 
-    async def read_next(self) -> None:
-        """The servers of the host that was tried longest ago. A host with an open incident is not disturbed; what cannot be read stays as it
-        was, or unknown."""
+    async def read_next(self) -> float:
+        """The servers of the host that was tried longest ago; what cannot be read stays as it was, or unknown. A host with an open incident is
+        left alone, and unknown: its servers are on their way. Returns how long to wait for the next one, seconds."""
         engine = self._engine
-        if not engine.leading:
-            return
-        self._servers = {host: rows for host, rows in self._servers.items() if host in engine.policy.hosts}
-        turns = [*(host for host in engine.policy.hosts if host not in self._servers), *self._servers]
-        host = next((each for each in turns if not engine.open_of(each)), None)
-        if host is None:
-            return
+        hosts = {host: None for host in engine.policy.hosts if not engine.open_of(host)}
+        self._servers = {host: rows for host, rows in self._servers.items() if host in hosts}
+        if not engine.leading or not hosts:
+            return READ_EVERY_S
+        host = next((each for each in hosts if each not in self._servers), None) or next(iter(self._servers))
         rows = self._servers.pop(host, None)
         try:
             rows = tuple(await self._look(lambda: self._cloud.servers(host)))
@@ -65,6 +61,7 @@ class Coverage:
         except Exception:
             log.exception("a driver failed in an unexpected way; the servers of %s were not counted", host)
         self._servers[host] = rows
+        return READ_EVERY_S if len(self._servers) < len(hosts) else max(READ_EVERY_S, ROUND_S / len(hosts))
 
     def figures(self, views: Mapping[str, HostViewSummary], devices: Iterable[DeviceHealth]) -> list[Covered]:
         """Of every host."""

@@ -219,7 +219,9 @@ def _coverage(coverage: Sequence[Covered]) -> Iterator[Metric]:
             hosts.add_metric([each.host, each.risk], 1)
     yield hosts
     yield _one(
-        "hosts_servers_unknown", "Hosts whose servers were not counted yet", sum(not each.known for each in coverage)
+        "hosts_servers_unknown",
+        "Hosts whose servers were not counted yet, or are in an open incident",
+        sum(not each.known for each in coverage),
     )
 
 

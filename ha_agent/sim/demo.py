@@ -135,16 +135,17 @@ class Demo:
         self.say(
             f"the controller starts; look at http://127.0.0.1:{api.port}/metrics, or: ha-agent status --socket {self._socket}"
         )
-        self._tasks = [asyncio.create_task(self._controller.run())]
+        beside = self._controller.check_servers()
+        self._tasks = [asyncio.create_task(each) for each in (self._controller.run(), beside)]
         self._check_devices(FIRST_CHECK_S)
 
     def _check_devices(self, interval_s: float) -> None:
         """From now on every BMC is looked at this often."""
         assert self._controller is not None
-        for task in self._tasks[1:]:
+        for task in self._tasks[2:]:
             task.cancel()
         read_s = self._failure.fencing.read_s
-        self._tasks[1:] = [asyncio.create_task(self._controller.check_devices(interval_s, read_s))]
+        self._tasks[2:] = [asyncio.create_task(self._controller.check_devices(interval_s, read_s))]
 
     async def _stop_controller(self) -> None:
         """No worker of its fencing is alive when this returns."""

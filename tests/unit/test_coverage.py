@@ -136,13 +136,25 @@ async def test_hosts_take_turns() -> None:
 
 async def test_a_host_with_an_incident_is_left_alone_and_a_standby_asks_nothing() -> None:
     coverage, leader, nova = made("a", "b")
+    await coverage.read_next()
+    assert known(coverage, leader) == {"a": True, "b": False}
     leader.failed = "a"
     for _ in range(2):
         await coverage.read_next()
-    assert nova.asked == ["b", "b"]
+    assert nova.asked == ["a", "b", "b"]
+    assert known(coverage, leader) == {"a": False, "b": True}
     leader.leading, leader.failed = False, ""
     await coverage.read_next()
-    assert nova.asked == ["b", "b"]
+    assert nova.asked == ["a", "b", "b"]
+
+
+async def test_the_first_round_is_quick_and_the_later_ones_are_not() -> None:
+    coverage, leader, _ = made("a", "b", "c")
+    assert [await coverage.read_next() for _ in range(4)] == [1.0, 1.0, 200.0, 200.0]
+    leader.failed = "b"
+    assert await coverage.read_next() == 300.0, "an incident may be open for days"
+    leader.policy = Policy(hosts={f"h{n}": HostPolicy(name=f"h{n}") for n in range(700)})
+    assert {await coverage.read_next() for _ in range(701)} == {1.0}
 
 
 @pytest.mark.parametrize("error", [DriverError("503"), TimeoutError(), ValueError("a bug")])

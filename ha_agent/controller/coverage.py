@@ -26,6 +26,8 @@ ROUND_S = 600.0  # of a small cloud
 
 log = logging.getLogger("ha_agent")
 
+Counts = Mapping[str, int]
+"""How many servers, by why they would stay where they are; empty: they would be moved."""
 Look = Callable[[Callable[[], Sequence[Server]]], Coroutine[Any, Any, Sequence[Server]]]
 
 
@@ -36,7 +38,7 @@ class Coverage:
         self._engine = engine
         self._cloud = cloud
         self._look = look
-        self._servers: dict[str, tuple[Server, ...] | None] = {}  # by host, the one that was tried longest ago first
+        self._counts: dict[str, Counts | None] = {}  # by host, the one that was tried longest ago first
 
     async def run(self) -> None:
         """For ever."""
@@ -49,19 +51,20 @@ class Coverage:
         left alone, and unknown: its servers are on their way. Returns how long to wait for the next one, seconds."""
         engine = self._engine
         hosts = {host: None for host in engine.policy.hosts if not engine.open_of(host)}
-        self._servers = {host: rows for host, rows in self._servers.items() if host in hosts}
+        self._counts = {host: counts for host, counts in self._counts.items() if host in hosts}
         if not engine.leading or not hosts:
             return READ_EVERY_S
-        host = next((each for each in hosts if each not in self._servers), None) or next(iter(self._servers))
-        rows = self._servers.pop(host, None)
+        host = next((each for each in hosts if each not in self._counts), None) or next(iter(self._counts))
+        counts = self._counts.pop(host, None)
         try:
-            rows = tuple(await self._look(lambda: self._cloud.servers(host)))
+            servers = await self._look(lambda: self._cloud.servers(host))
+            counts = counted(servers, engine.policy.hosts[host].recovery) if host in engine.policy.hosts else None
         except (HaAgentError, TimeoutError):
             pass  # whether Nova can be read at all is told elsewhere
         except Exception:
             log.exception("a driver failed in an unexpected way; the servers of %s were not counted", host)
-        self._servers[host] = rows
-        return READ_EVERY_S if len(self._servers) < len(hosts) else max(READ_EVERY_S, ROUND_S / len(hosts))
+        self._counts[host] = counts
+        return READ_EVERY_S if len(self._counts) < len(hosts) else max(READ_EVERY_S, ROUND_S / len(hosts))
 
     def figures(self, views: Mapping[str, HostViewSummary], devices: Iterable[DeviceHealth]) -> list[Covered]:
         """Of every host."""
@@ -70,7 +73,7 @@ class Coverage:
         for device in devices:
             by_host.setdefault(device.host, []).append(device)
         return [
-            covered(policy, state, view, by_host.get(host, ()), self._servers.get(host))
+            covered(policy, state, view, by_host.get(host, ()), self._counts.get(host))
             for host, view in views.items()
             if host in policy.hosts
         ]
@@ -81,18 +84,21 @@ def covered(
     state: State,
     view: HostViewSummary,
     devices: Iterable[DeviceHealth],
-    servers: Sequence[Server] | None,
+    counts: Counts | None,
 ) -> Covered:
-    """Of one host. `servers`: None: they were not read yet."""
-    rules = policy.hosts[view.host]
-    counts = None if servers is None else Counter(left_out(server, rules.recovery) for server in servers)
+    """Of one host. `counts`: of its servers; None: they were not read yet."""
     return Covered(
         host=view.host,
         known=counts is not None,
-        protected=0 if counts is None else counts.pop("", 0),
-        unprotected={} if counts is None else dict(counts),
-        risk=at_risk(policy, state, view, rules, devices),
+        protected=(counts or {}).get("", 0),
+        unprotected={reason: number for reason, number in (counts or {}).items() if reason},
+        risk=at_risk(policy, state, view, policy.hosts[view.host], devices),
     )
+
+
+def counted(servers: Iterable[Server], recovery: Recovery) -> Counts:
+    """The servers of one host."""
+    return Counter(left_out(server, recovery) for server in servers)
 
 
 def left_out(server: Server, recovery: Recovery) -> str:

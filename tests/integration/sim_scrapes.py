@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from ha_agent.api.facade import LeaderInfo
-from ha_agent.controller.coverage import covered
+from ha_agent.controller.coverage import counted, covered
 from ha_agent.controller.measures import Measures
 from ha_agent.controller.summaries import numbers, reasons, summaries
 from ha_agent.metrics import Snapshot, render
@@ -175,7 +175,7 @@ class Watched:
                     engine.state,
                     view,
                     [device for device in devices if device.host == host],
-                    self._servers(host),
+                    counted(self._servers(host), engine.policy.hosts[host].recovery),
                 )
                 for host, view in views.items()
                 if host in engine.policy.hosts

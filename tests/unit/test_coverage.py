@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ha_agent.api.facade import Covered, DeviceHealth, HostViewSummary
-from ha_agent.controller.coverage import Coverage, covered
+from ha_agent.controller.coverage import Coverage, counted, covered
 from ha_agent.errors import DriverError
 from ha_agent.model import Fleet, HostRecord, Mode, Server, State, Verdict
 from ha_agent.policy import Fencing, HostPolicy, Policy, Recovery
@@ -38,23 +38,24 @@ def risk(
     fleet: Fleet = ARMED, record: HostRecord | None = GOOD, view: HostViewSummary = VIEW, devices: str = "bmc"
 ) -> str:
     state = State(fleet=fleet, hosts={} if record is None else {"h1": record})
-    return covered(POLICY, state, view, [device(name) for name in devices.split()], SERVERS).risk
+    return covered(POLICY, state, view, [device(name) for name in devices.split()], {}).risk
 
 
 def test_servers_are_counted_as_a_recovery_would_choose_them() -> None:
-    found = covered(POLICY, State(fleet=ARMED, hosts={"h1": GOOD}), VIEW, [device("bmc")], SERVERS)
+    found = covered(
+        POLICY, State(fleet=ARMED, hosts={"h1": GOOD}), VIEW, [device("bmc")], counted(SERVERS, RULES.recovery)
+    )
     unprotected = {"not_selected": 1, "local_disk": 2, "status": 1}
     assert found == Covered(host="h1", known=True, protected=2, unprotected=unprotected)
 
 
 def test_where_we_only_tell_nothing_is_protected_by_us() -> None:
-    told = Policy(hosts={"h1": msgspec.structs.replace(RULES, recovery=Recovery(mode=Mode.NOTIFY))})
-    assert covered(told, State(), VIEW, [], SERVERS).unprotected == {"notify_mode": 6}
+    assert counted(SERVERS, Recovery(mode=Mode.NOTIFY)) == {"notify_mode": 6}
 
 
 def test_what_was_not_read_is_unknown_not_none() -> None:
     assert not covered(POLICY, State(), VIEW, [], None).known
-    assert covered(POLICY, State(), VIEW, [], ()).known
+    assert covered(POLICY, State(), VIEW, [], {}).known
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_what_puts_a_host_at_risk(found: str, expected: str) -> None:
 
 def test_a_device_that_fails_does_not_count() -> None:
     state = State(fleet=ARMED, hosts={"h1": GOOD})
-    assert covered(POLICY, state, VIEW, [device("bmc", ok=False)], SERVERS).risk == "fencing"
+    assert covered(POLICY, state, VIEW, [device("bmc", ok=False)], {}).risk == "fencing"
 
 
 class Nova:

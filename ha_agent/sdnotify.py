@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 
@@ -23,6 +24,11 @@ def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
     except OSError:
         return False
     return True
+
+
+def monotonic_usec() -> int:
+    """What goes with RELOADING=1: systemd tells by it which of several reloads is meant."""
+    return time.monotonic_ns() // 1000
 
 
 def watchdog_interval_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) -> float | None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ha_agent.api.fencing_tests import Asked, FencingTest
 from ha_agent.api.measured import Measured
+from ha_agent.api.readiness import Readiness
 from ha_agent.model import Health, Mode, Operator, Power, ServerProgress, State, Value, Verdict
 from ha_agent.ports import Delivery
 
@@ -50,18 +51,6 @@ class DeviceHealth(Value, frozen=True, kw_only=True):
     power: Power = Power.UNKNOWN
     checked_age_s: float | None = None
     error: str = ""
-
-
-class Covered(Value, frozen=True, kw_only=True):
-    """The servers of one host when they were last counted. `known`: whether they ever were. `protected`: would be moved; `unprotected`: would not,
-    by reason: `not_selected`, `local_disk`, `status`, `notify_mode`. `risk`: why a person would be needed if the host died now: `maintenance`, `stopped`
-    (disarmed or paused), `never_seen`, `contradiction`, `fencing`, `witnesses`; empty: nobody."""
-
-    host: str
-    known: bool = False
-    protected: int = 0
-    unprotected: dict[str, int] = {}
-    risk: str = ""
 
 
 class DeviceLook(Value, frozen=True, kw_only=True):
@@ -148,6 +137,9 @@ class Facade(Protocol):
     def ready(self) -> Sequence[str]:
         """Why this controller is not ready to act; empty when it is. One sentence each."""
 
+    def readiness(self) -> Readiness:
+        """Whether the servers of each host would live on if it died now."""
+
     def notes(self) -> Sequence[str]:
         """What somebody should see to soon; it keeps nobody from acting."""
 
@@ -159,9 +151,6 @@ class Facade(Protocol):
 
     def measures(self) -> Sequence[Measured]:
         """Histograms."""
-
-    def coverage(self) -> Sequence[Covered]:
-        """The servers of every host, as they were counted last; the risk as it was at most about a second ago."""
 
     def events(self, after: int, limit: int) -> Sequence[EventLine]:
         """Recent lines with `seq` above `after`, oldest first, at most `limit`."""

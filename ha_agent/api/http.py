@@ -76,6 +76,7 @@ class Api:
         self._peers = Peers(settings.socket_roles, os.getuid())
         self._in_flight = 0
         self._all_hosts = Recent(lambda: msgspec.json.encode(views.hosts(facade)), facade.now)
+        self._readiness_of_all = Recent(lambda: msgspec.json.encode(facade.readiness()), facade.now)
         self._runner: web.AppRunner | None = None
         self._names = LOOPBACK_NAMES | {settings.listen.lower(), *(name.lower() for name in settings.allowed_hosts)}
         self._open = settings.listen.startswith("127.") or settings.listen in ("::1", "localhost")
@@ -90,6 +91,7 @@ class Api:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/v1/status", self._status),
+                web.get("/v1/readiness", self._readiness),
                 web.get("/v1/hosts", self._hosts),
                 web.get("/v1/hosts/{host}", self._host),
                 web.get("/v1/hosts/{host}/dry-run", self._dry_run),
@@ -204,6 +206,9 @@ class Api:
     async def _status(self, request: web.Request) -> web.Response:
         return _json(views.status(self._facade))
 
+    async def _readiness(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._readiness_of_all(), content_type="application/json")
+
     async def _hosts(self, request: web.Request) -> web.Response:
         return web.Response(body=self._all_hosts(), content_type="application/json")
 
@@ -233,7 +238,9 @@ class Api:
 
     async def _fencing_check(self, request: web.Request) -> web.Response:
         """Not a GET: it makes devices work."""
-        return _json(list(await self._facade.look_at_devices(request.match_info["host"])))
+        found = await self._facade.look_at_devices(request.match_info["host"])
+        self._forget()
+        return _json(list(found))
 
     async def _fencing_test(self, request: web.Request) -> web.Response:
         return _json(self._facade.fencing_test(request.match_info["host"]))
@@ -253,8 +260,13 @@ class Api:
         text = await self._facade.order(
             Operator(order=body.order, actor=caller.actor, host=body.host, incident=body.incident, reason=body.reason)
         )
-        self._all_hosts.forget()
+        self._forget()
         return _json({"text": text})
+
+    def _forget(self) -> None:
+        """Somebody changed something, or had it looked at: who asks next sees it."""
+        self._all_hosts.forget()
+        self._readiness_of_all.forget()
 
     async def _test_fencing(self, request: web.Request) -> web.Response:
         asked = await _body(request, Asked, "fencing test")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ha_agent import __version__
-from ha_agent.cli import configs, daemons, fencings, orders, pkis, reading, sims
+from ha_agent.cli import configs, daemons, fencings, orders, pkis, readiness, reading, sims
 
 app = typer.Typer(
     name="ha-agent",
@@ -35,5 +35,5 @@ def _root(
     pass
 
 
-for module in (reading, orders, fencings, daemons, configs, pkis, sims):
+for module in (reading, readiness, orders, fencings, daemons, configs, pkis, sims):
     module.add(app)

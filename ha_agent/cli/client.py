@@ -13,6 +13,7 @@ import msgspec
 
 from ha_agent.api.facade import DeviceLook, EventLine, FencingPlan
 from ha_agent.api.fencing_tests import Asked, FencingTest
+from ha_agent.api.readiness import Readiness
 from ha_agent.api.views import HostDetail, HostRow, IncidentRow, Status
 from ha_agent.errors import HaAgentError, Unanswered, UsageError
 from ha_agent.model import Incident, Order, ServerProgress
@@ -71,6 +72,10 @@ class Client:
     def host(self, name: str) -> HostDetail:
         """One host with its incidents."""
         return self._of_host(name, lambda: self._get(f"/v1/hosts/{_quoted(name)}", HostDetail))
+
+    def readiness(self) -> Readiness:
+        """Whether each host would be recovered."""
+        return self._get("/v1/readiness", Readiness)
 
     def incidents(self, host: str = "", phase: str = "") -> list[IncidentRow]:
         """Incidents, newest first."""

@@ -88,7 +88,9 @@ class Secrets:
         try:
             status = found.stat()
         except OSError as error:
-            return found, f"{found} cannot be read: {error.strerror}"
+            late = self._credentials is not None and isinstance(error, PermissionError)
+            hint = " (systemd hands on what is there at a start)" if late else ""
+            return found, f"{found} cannot be read: {error.strerror}{hint}"
         if not stat.S_ISREG(status.st_mode):
             return found, f"{found} is not a file"
         if status.st_mode & stat.S_IROTH and not public:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import signal
 import ssl
@@ -12,18 +13,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from ha_agent import config, logs, sdnotify
+from ha_agent import config, logs
 from ha_agent.api.http import serve
 from ha_agent.config.hookdir import find
 from ha_agent.controller.daemon import Controller
 from ha_agent.controller.engine import SEND_SHARE
-from ha_agent.errors import ConfigError, HaAgentError
+from ha_agent.controller.service import Service, reloads, report, summary
+from ha_agent.errors import HaAgentError
 from ha_agent.fencing.fencer import WorkerFencer
 from ha_agent.fencing.topology import Device, Topology
 from ha_agent.heartbeat.expiry import Thresholds
 from ha_agent.heartbeat.link import Endpoint, MonitorOptions
 from ha_agent.heartbeat.monitor import Monitor
-from ha_agent.model import Phase
 from ha_agent.notify.bus import KombuBus
 from ha_agent.notify.deliveries import BUS, Deliveries
 from ha_agent.notify.hooks import AT_ONCE, Hook
@@ -34,9 +35,9 @@ from ha_agent.recovery.nova import NovaCloud
 from ha_agent.store.sqlite import SqliteStore
 from ha_agent.system import SystemClock, SystemRandom
 
-STATUS_S = 1.0
 DRAIN_S = 2.0  # how long the last log lines are waited for
 CLOUD_S = 60.0  # how often Nova is looked at in quiet times
+COUNT_S = 3600.0  # how often the servers of each host are counted
 
 log = logging.getLogger("ha_agent")
 
@@ -143,46 +144,17 @@ def sinks(loaded: config.Loaded, clock: Clock) -> dict[str, Sink]:
     return out
 
 
-def reload(controller: Controller, path: str) -> None:
-    """The new configuration, whole or not at all. What only a start can change is named and waits for one."""
-    try:
-        loaded = config.load(path)
-    except ConfigError as error:
-        for field, problem, fix in error.problems:
-            log.error("not reloaded: %s: %s; %s", field, problem, fix)
-        return
+async def reload(controller: Controller, path: str) -> None:
+    """The new configuration, whole or not at all. What only a start can change is named and waits for one. Raises HaAgentError or OSError,
+    and has changed nothing."""
+    loaded = await asyncio.to_thread(config.load, path)  # heartbeats are heard meanwhile
     others = sinks(loaded, controller.clock)  # may still fail: before anything is changed
     controller.set_policy(loaded.policy, endpoints(loaded), topology(loaded), drivers(loaded))
     if controller.outboxes is not None:
         controller.outboxes.set_sinks({BUS: controller.outboxes.sink(BUS), **others})
+    for warning in loaded.warnings:
+        log.warning("%s", warning)
     log.info("reloaded %s; store, bus, http, cloud and the pki section are taken at the next start", path)
-
-
-def summary(controller: Controller) -> str:
-    """One line: what it is doing now."""
-    engine = controller.engine
-    incidents = [i for i in engine.state.incidents.values() if i.phase is Phase.OPEN]
-    blocked = sum(bool(i.blocked) for i in incidents)
-    alive = sum(v.suspect_at is None and v.heard_at is not None for v in engine.views.values())
-    role = f"leading (epoch {engine.epoch})" if engine.leading else "standby"
-    armed = "" if engine.state.fleet.armed else ", DISARMED"
-    text = f"{role}{armed}: {alive} of {len(engine.views)} hosts heard, {len(incidents)} open incidents"
-    return text + (f", {blocked} blocked" if blocked else "")
-
-
-async def _report(controller: Controller) -> None:
-    """systemd: STATUS when it changed, WATCHDOG only while the loop makes progress."""
-    interval = sdnotify.watchdog_interval_s()
-    last, turns = "", -1
-    while True:
-        text = summary(controller)
-        if text != last:
-            sdnotify.notify(f"STATUS={text}")
-            last = text
-        if interval is not None and controller.turns != turns and controller.alive():
-            sdnotify.notify("WATCHDOG=1")
-            turns = controller.turns
-        await asyncio.sleep(min(STATUS_S, interval or STATUS_S))
 
 
 async def _main(loaded: config.Loaded) -> int:
@@ -190,7 +162,9 @@ async def _main(loaded: config.Loaded) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, controller.stop)
-    loop.add_signal_handler(signal.SIGHUP, reload, controller, loaded.path)
+    reload_asked = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, reload_asked.set)
+    service = Service(controller, lambda: summary(controller))
     policy = loaded.policy
     fencing = next((h.fencing for h in policy.hosts.values()), None)
     interval = fencing.check_interval_s if fencing else 300.0
@@ -200,15 +174,15 @@ async def _main(loaded: config.Loaded) -> int:
         running = asyncio.create_task(controller.run())
         beside = [
             asyncio.create_task(controller.check_devices(interval, deadline)),
-            asyncio.create_task(controller.check_cloud(CLOUD_S)),
-            asyncio.create_task(controller.check_servers()),
-            asyncio.create_task(_report(controller)),
+            asyncio.create_task(controller.nova.check_services(CLOUD_S)),
+            asyncio.create_task(controller.nova.count_servers(COUNT_S)),
+            asyncio.create_task(report(controller, service)),
+            asyncio.create_task(reloads(controller, service, reload_asked, lambda: reload(controller, loaded.path))),
         ]
-        sdnotify.notify("READY=1", f"STATUS={summary(controller)}")
         try:
             await running
         finally:
-            sdnotify.notify("STOPPING=1")
+            service.stopping()
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
@@ -217,7 +191,9 @@ async def _main(loaded: config.Loaded) -> int:
 
 def run(loaded: config.Loaded) -> int:
     """Run the controller until SIGTERM. Returns the exit code; errors are said in one sentence."""
-    handler = logs.to(sys.stderr)
+    # On systemd's SIGABRT, when the watchdog found a loop that hangs, the log shows where each thread stood.
+    faulthandler.enable()
+    handler = logs.to(sys.stderr, fields=True)
     for noisy in ("keystoneauth", "openstack", "urllib3", "amqp", "kombu", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for warning in loaded.warnings:

@@ -7,14 +7,16 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
-from ha_agent import selfdoubt
-from ha_agent.api.facade import Covered, DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
+from ha_agent import logs, selfdoubt
+from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
 from ha_agent.api.fencing_tests import Asked, FencingTest
 from ha_agent.api.measured import Measured
+from ha_agent.api.readiness import Readiness
 from ha_agent.api.recent import Recent
-from ha_agent.controller import fencing_view
-from ha_agent.controller.coverage import Coverage
+from ha_agent.api.views import by_host
+from ha_agent.controller import fencing_view, readiness
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
@@ -22,11 +24,12 @@ from ha_agent.controller.fencing_tests import FencingTests
 from ha_agent.controller.fencing_view import FencingView
 from ha_agent.controller.measures import Measures
 from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
-from ha_agent.controller.summaries import numbers, reasons, summaries, summary
+from ha_agent.controller.quiet_nova import QuietNova
+from ha_agent.controller.summaries import numbers, summaries, summary
 from ha_agent.controller.timed_store import TimedStore
-from ha_agent.errors import DriverError, HaAgentError, StoreError, UsageError
-from ha_agent.heartbeat.expiry import Note
-from ha_agent.model import Answer, Finished, Operator, Order, Phase, ServerProgress, State
+from ha_agent.errors import DriverError, StoreError, UsageError
+from ha_agent.heartbeat.expiry import Note, Thresholds
+from ha_agent.model import Answer, Finished, Incident, Operator, Order, Phase, ServerProgress, State
 from ha_agent.notify.deliveries import Deliveries, waits
 from ha_agent.planes import listed
 from ha_agent.policy import Policy
@@ -99,6 +102,15 @@ class Controller:
             fencer=self.fencer,
             monitor=self.monitor,
         )
+        self.nova = QuietNova(
+            cloud,
+            look_at_services=self.executor.look,
+            look_at_servers=self.executor.look,
+            policy=lambda: self.policy,
+            leads=lambda: self.engine.leading,
+            clock=clock,
+            say=self._line,
+        )
         self._fencing = FencingView(self.fencer, self.devices_health, clock)
         self._tests = FencingTests(
             self.engine,
@@ -109,21 +121,19 @@ class Controller:
             drivers=lambda: self.devices_health.drivers,
             line=self._line,
         )
-        self._coverage = Coverage(self.engine, cloud, self.executor.look)
         self._wake = asyncio.Event()
+        self.turning = asyncio.Event()  # set once the loop has turned: everything it needs at the start was there
         self._stopping = False
         self._turned_at = self._felt_at = clock.now()
         self._worst_lag_s = 0.0  # since it was last felt
         self._lag_s = 0.0  # what is remembered of it
         self._own_network = own_network if own_network is not None else OwnNetwork()
-        self.cloud_error = ""  # why Nova could not be read when it was last looked at
         self.turns = 0
         self._told = 0
         self._publishing: asyncio.Task[None] | None = None
         self._claim: tuple[str, int] | None = None
         self._views = Recent(lambda: summaries(self.engine, self._certificate_days()), clock.now)
         self._devices = Recent(self.devices_health.all, clock.now)
-        self._covered = Recent(lambda: self._coverage.figures(self._views(), self._devices()), clock.now)
         self._tallies = {
             "probes_answered": 0,
             "witness_denials": 0,
@@ -189,7 +199,6 @@ class Controller:
         self.policy = policy
         self._views.forget()
         self._devices.forget()
-        self._covered.forget()
         self.engine.set_policy(policy)
         self.executor.policy = policy
         self.devices_health.drivers = drivers
@@ -217,6 +226,7 @@ class Controller:
                 set_claim(*claim)
         self._turned_at = self.clock.now()
         self.turns += 1
+        self.turning.set()
 
     def _feel(self) -> None:
         """How well it is itself: a loop that ran late heard its hosts late."""
@@ -263,33 +273,6 @@ class Controller:
                 log.exception("the periodic look at the fencing devices failed; it begins again")
             await asyncio.sleep(DRAIN_S)
 
-    async def check_cloud(self, interval_s: float) -> None:
-        """Read Nova now and then: nobody should learn in the night it is needed that it cannot be reached. A task beside `run`."""
-        while True:
-            error = ""
-            try:
-                rows = await self.executor.look(self._cloud.services)
-                missing = sorted(set(self.policy.hosts) - {r.host for r in rows})
-                if missing:
-                    error = f"Nova has no nova-compute service of {', '.join(missing[:5])}" + (
-                        " …" if missing[5:] else ""
-                    )
-            except HaAgentError as failure:
-                error = f"Nova cannot be read: {failure}"
-            except TimeoutError:
-                error = "Nova cannot be read: no answer in time"
-            except Exception as failure:
-                log.exception("a driver failed in an unexpected way")
-                error = f"Nova cannot be read: {type(failure).__name__}"
-            if error != self.cloud_error:
-                self._line(error or "Nova can be read again")
-            self.cloud_error = error
-            await asyncio.sleep(interval_s)
-
-    async def check_servers(self) -> None:
-        """Count now and then which servers would be moved. A task beside `run`."""
-        await self._coverage.run()
-
     # --- what the drivers bring ---
 
     def observe(self, obs: AnyObservation) -> None:
@@ -321,12 +304,22 @@ class Controller:
 
     def _line(self, text: str) -> None:
         self._seq += 1
-        word = text.split(" ", 1)[0].rstrip(":")
-        host = word if word in self.policy.hosts else ""
+        word, _, rest = text.partition(" ")
+        host = word.rstrip(":") if word.rstrip(":") in self.policy.hosts else ""
         incident = self.engine.open_of(host)
+        step = rest[1:].partition("]")[0] if rest.startswith("[") else ""
+        if step and (found := self._incident_of(word)):
+            host, incident = found.host, found.id
         self._events.append(EventLine(seq=self._seq, wall=self.clock.wall(), text=text, host=host, incident=incident))
-        log.info("%s", text)
+        log.info("%s", text, extra=logs.about(host=host, incident=incident, step=step))
         self._on_line(text)
+
+    def _incident_of(self, subject: str) -> Incident | None:
+        """Of a host or a server: the open one, else the last; the line that closes it is about it, too."""
+        state = self.engine.state
+        opened = (i for i in state.incidents.values() if i.phase is Phase.OPEN)
+        closed = (state.incidents[key] for key in reversed(state.closed) if key in state.incidents)
+        return next((i for i in chain(opened, closed) if i.subject == subject), None)
 
     # --- the facade ---
 
@@ -366,8 +359,55 @@ class Controller:
 
     def ready(self) -> Sequence[str]:
         """See Facade."""
-        found = reasons(self.engine, self.views(), self.devices(), self.cloud_error)
-        return [*found, *(note.text for note in self._pki_notes() if note.urgent)]
+        engine = self.engine
+        reasons = [] if engine.leading else ["this controller does not lead"]
+        reasons += self._own_reasons()
+        reasons += [f"{h.host}: {h.contradiction}" for h in engine.state.hosts.values() if h.contradiction]
+        reasons += [
+            f"{d.host}: {d.device}: {d.error}" for d in self.devices() if not d.ok and d.checked_age_s is not None
+        ]
+        for host, view in self.views().items():
+            least = self.policy.hosts[host].detection.witnesses_min if host in self.policy.hosts else 0
+            if view.last_seen_age_s is not None and view.witnesses < least:
+                reasons.append(f"{host} has {view.witnesses} of at least {least} witnesses")
+        reasons += [note.text for note in self._pki_notes() if note.urgent]
+        return reasons
+
+    def _own_reasons(self) -> list[str]:
+        """Why it would not act whatever happens, but for the lease."""
+        engine = self.engine
+        reasons = []
+        if not engine.state.fleet.armed:
+            reasons.append("the controller is disarmed; release it with: ha-agent arm")
+        if engine.state.fleet.paused:
+            reasons.append(f"paused: {engine.state.fleet.paused}")
+        if self.nova.error:
+            reasons.append(self.nova.error)
+        if engine.store_error:
+            reasons.append(f"the store failed: {engine.store_error}")
+        return reasons
+
+    def readiness(self) -> Readiness:
+        """See Facade."""
+        leader, devices = self.leader(), by_host(self.devices())
+        limits = getattr(self.monitor, "expiry", Thresholds())
+        return readiness.whole(
+            self._own_reasons() + ([] if leader.name else ["no controller leads"]),
+            "" if leader.leading else leader.name,
+            (
+                readiness.judge(
+                    self.policy.hosts[host],
+                    view,
+                    self.engine.state.hosts.get(host),
+                    devices=devices.get(host, ()),
+                    services=self.nova.services,
+                    servers=self.nova.protection(host),
+                    limits=limits,
+                )
+                for host, view in sorted(self.views().items())
+                if host in self.policy.hosts
+            ),
+        )
 
     def notes(self) -> Sequence[str]:
         """See Facade."""
@@ -392,7 +432,7 @@ class Controller:
         """See Facade."""
         found: dict[str, float] = {**self._tallies, **self._measures.beats.numbers(), **numbers(self.engine)}
         found["loop_turns"] = float(self.turns)
-        found["nova_readable"] = float(not self.cloud_error)
+        found["nova_readable"] = float(not self.nova.error)
         found["api_calls"] = float(getattr(self._cloud, "calls", 0))
         found.update(getattr(self.monitor, "pki_days", dict)())
         wire = getattr(self.monitor, "counters", None)
@@ -403,10 +443,6 @@ class Controller:
     def measures(self) -> Sequence[Measured]:
         """See Facade."""
         return self._measures.all()
-
-    def coverage(self) -> Sequence[Covered]:
-        """See Facade."""
-        return self._covered()
 
     def deliveries(self) -> Sequence[Delivery]:
         """See Facade."""
@@ -449,7 +485,9 @@ class Controller:
 
     async def look_at_devices(self, host: str) -> Sequence[DeviceLook]:
         """See Facade."""
-        return await self._fencing.look(self.policy, host)
+        found = await self._fencing.look(self.policy, host)
+        self._devices.forget()
+        return found
 
     def fencing_plan(self, host: str) -> FencingPlan:
         """See Facade."""

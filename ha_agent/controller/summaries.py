@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from ha_agent.api.facade import DeviceHealth, HostViewSummary
+from ha_agent.api.facade import HostViewSummary
 from ha_agent.controller.engine import Engine
 
 
@@ -48,28 +48,3 @@ def numbers(engine: Engine) -> dict[str, float]:
         "notifications": float(engine.told),
         "store_works": float(not engine.store_error),
     }
-
-
-def reasons(
-    engine: Engine, views: Mapping[str, HostViewSummary], devices: Iterable[DeviceHealth], cloud_error: str = ""
-) -> list[str]:
-    """Why this controller is not ready to act, one sentence each. `cloud_error`: why Nova could not be read."""
-    found = []
-    if not engine.leading:
-        found.append("this controller does not lead")
-    if not engine.state.fleet.armed:
-        found.append("the controller is disarmed; release it with: ha-agent arm")
-    if engine.state.fleet.paused:
-        found.append(f"paused: {engine.state.fleet.paused}")
-    if cloud_error:
-        found.append(cloud_error)
-    if engine.store_error:
-        found.append(f"the store failed: {engine.store_error}")
-    found += [f"{h.host}: {h.contradiction}" for h in engine.state.hosts.values() if h.contradiction]
-    found += [f"{d.host}: {d.device}: {d.error}" for d in devices if not d.ok and d.checked_age_s is not None]
-    hosts = engine.policy.hosts
-    for host, view in views.items():
-        least = hosts[host].detection.witnesses_min if host in hosts else 0
-        if view.last_seen_age_s is not None and view.witnesses < least:
-            found.append(f"{host} has {view.witnesses} of at least {least} witnesses")
-    return found

@@ -7,6 +7,7 @@ leaves its findings at FD and becomes this one. Nothing here may import the rest
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -106,6 +107,7 @@ def main() -> int:
     # With vfork, Python before 3.11.4 (Debian 12 has 3.11.2) stands still with all its threads until the new program has been read from
     # the disk, which may hang. A fork costs a millisecond of a process as small as this. The standard library documents this switch.
     subprocess._USE_VFORK = False  # type: ignore[misc]
+    faulthandler.enable()  # on systemd's SIGABRT, for a loop that hangs, the log shows where each thread stood
     handler = logs.to(sys.stderr)
     try:
         found = settings(sys.argv[1:])
@@ -150,7 +152,8 @@ async def _report(remote: Remote, stop: asyncio.Event) -> None:
     while not stop.is_set():
         status = remote.status()
         gate = "open" if status.gate_open else "closed"
-        text = f"{status.name}: {len(status.controllers)} controllers connected, gate {gate}"
+        count = len(status.controllers)
+        text = f"{status.name}: {count} controller{'' if count == 1 else 's'} connected, gate {gate}"
         if text != last:
             sdnotify.notify(f"STATUS={text}")
             last = text

@@ -12,7 +12,7 @@ from ha_agent.errors import DriverError, UsageError
 from ha_agent.heartbeat.channel import Channel
 from ha_agent.heartbeat.counters import Counters
 from ha_agent.heartbeat.credentials import Change, Credentials
-from ha_agent.heartbeat.expiry import Note, Reminder, authority_days, days_left, notes, own_days, stale
+from ha_agent.heartbeat.expiry import Note, Reminder, Thresholds, authority_days, days_left, notes, own_days, stale
 from ha_agent.heartbeat.link import Endpoint, Link, MonitorOptions, Shared, Word, judged
 from ha_agent.heartbeat.reach import reach
 from ha_agent.model import Answer, Presence
@@ -63,6 +63,11 @@ class Monitor:
         self._own: set[asyncio.Task[None]] = set()
         self._beside: list[asyncio.Task[None]] = []
         self._started = False
+
+    @property
+    def expiry(self) -> Thresholds:
+        """From when on the end of a certificate is told."""
+        return self._shared.options.expiry
 
     async def start(self) -> None:
         """Dials every host."""

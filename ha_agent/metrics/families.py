@@ -13,16 +13,15 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from ha_agent import __version__
-from ha_agent.api.facade import Covered, DeviceHealth, Facade, HostViewSummary, LeaderInfo
+from ha_agent.api.facade import DeviceHealth, Facade, HostViewSummary, LeaderInfo
 from ha_agent.api.measured import Measured
+from ha_agent.api.readiness import Readiness
 from ha_agent.metrics.names import DAY_S, HISTOGRAMS, NUMBERS, Number
 from ha_agent.model import CommandKind, Incident, Kind, Phase, ServerStage, State, Step, Value, Verdict
 from ha_agent.ports import Delivery
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 COMMANDS = tuple(kind for kind in CommandKind if kind is not CommandKind.NOTIFY)  # that one is never sent
-UNPROTECTED = ("local_disk", "not_selected", "notify_mode", "status")
-RISKS = ("contradiction", "fencing", "maintenance", "never_seen", "stopped", "witnesses")
 
 
 class Snapshot(Value, frozen=True, kw_only=True):
@@ -36,7 +35,7 @@ class Snapshot(Value, frozen=True, kw_only=True):
     ready: tuple[str, ...]
     numbers: dict[str, float]
     measures: tuple[Measured, ...] = ()
-    coverage: tuple[Covered, ...] = ()
+    readiness: Readiness
     now: float = 0.0
 
     @staticmethod
@@ -51,7 +50,7 @@ class Snapshot(Value, frozen=True, kw_only=True):
             ready=tuple(facade.ready()),
             numbers=dict(facade.counters()),
             measures=tuple(facade.measures()),
-            coverage=tuple(facade.coverage()),
+            readiness=facade.readiness(),
             now=facade.now(),
         )
 
@@ -82,7 +81,7 @@ class SnapshotCollector(Collector):
         yield from _controller(snapshot)
         yield from _hosts(snapshot.views, snapshot.state)
         yield from _incidents(snapshot.state, snapshot.now)
-        yield from _coverage(snapshot.coverage)
+        yield from _servers(snapshot.readiness)
         yield from _devices(snapshot.devices)
         yield from _deliveries(snapshot.deliveries)
         yield from _numbers(snapshot.numbers)
@@ -195,34 +194,20 @@ def _by_host(open_ones: Iterable[Incident], now: float) -> Iterator[Metric]:
     yield waits
 
 
-def _coverage(coverage: Sequence[Covered]) -> Iterator[Metric]:
-    """Which servers would be moved. What was not read yet is not counted, and its hosts are named by their number."""
-    yield _one("servers_protected", "Servers that would be moved", sum(each.protected for each in coverage))
-    unprotected = _gauge("servers_unprotected", "Servers that would stay where they are, by reason", "reason")
-    for reason in UNPROTECTED:
-        unprotected.add_metric([reason], sum(each.unprotected.get(reason, 0) for each in coverage))
-    yield unprotected
-    at_risk = _gauge(
-        "servers_at_risk", "Of the protected ones: a person would be needed if their host died now, by reason", "reason"
-    )
-    for risk in RISKS:
-        at_risk.add_metric([risk], sum(each.protected for each in coverage if each.risk == risk))
-    yield at_risk
-    hosts = _gauge(
-        "host_at_risk",
-        "1 where this host is the reason that its servers are at risk; absent elsewhere",
-        "host",
-        "reason",
-    )
-    for each in coverage:
-        if each.risk and each.risk != "stopped":  # that is of all hosts
-            hosts.add_metric([each.host, each.risk], 1)
+def _servers(readiness: Readiness) -> Iterator[Metric]:
+    """What would become of them, and which hosts stand in the way. What was not counted yet is in no number but that of its hosts."""
+    counted = [each.servers for each in readiness.hosts if each.servers is not None]
+    yield _one("servers_protected", "Servers that would be moved if their host died", sum(s.protected for s in counted))
+    at_risk = sum(s.at_risk for s in counted)
+    yield _one("servers_at_risk", "Servers that somebody chose, and that would stay all the same", at_risk)
+    yield _one("servers_unprotected", "Servers that nobody chose", sum(s.unprotected for s in counted))
+    yield _one("hosts_uncounted", "Hosts whose servers were not counted yet", len(readiness.hosts) - len(counted))
+    text = "1 where a person would be needed if the host died now, by what was looked at; absent elsewhere"
+    hosts = _gauge("host_at_risk", text, "host", "check")
+    for each in readiness.hosts:
+        for check in sorted({finding.check for finding in each.findings if finding.stops}):
+            hosts.add_metric([each.host, str(check)], 1)
     yield hosts
-    yield _one(
-        "hosts_servers_unknown",
-        "Hosts whose servers were not counted yet, or are in an open incident",
-        sum(not each.known for each in coverage),
-    )
 
 
 def _devices(devices: Sequence[DeviceHealth]) -> Iterator[Metric]:

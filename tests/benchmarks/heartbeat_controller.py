@@ -22,8 +22,9 @@ from pathlib import Path
 
 import msgspec
 
-from ha_agent.controller.compose import CLOUD_S, STATUS_S, summary
+from ha_agent.controller.compose import CLOUD_S
 from ha_agent.controller.daemon import Controller
+from ha_agent.controller.service import STATUS_S, summary
 from ha_agent.decide import Decision
 from ha_agent.heartbeat.link import Endpoint, MonitorOptions
 from ha_agent.heartbeat.monitor import Monitor
@@ -259,7 +260,8 @@ async def main(directory: Path) -> None:
     controller.watch()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, controller.stop)
     beside = [
-        asyncio.create_task(work) for work in (controller.check_cloud(CLOUD_S), controller.go_on(), obey(controller))
+        asyncio.create_task(work)
+        for work in (controller.nova.check_services(CLOUD_S), controller.go_on(), obey(controller))
     ]
     try:
         await controller.run()

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -89,7 +90,7 @@ class Rig(ControllerProcess):
 
     # --- coming and going ---
 
-    async def __aenter__(self) -> Rig:
+    async def __aenter__(self) -> Self:
         self.directory.mkdir(parents=True)
         try:
             await self._build()

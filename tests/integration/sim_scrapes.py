@@ -8,9 +8,11 @@ from itertools import groupby
 from typing import Any
 
 from ha_agent.api.facade import LeaderInfo
-from ha_agent.controller.coverage import counted, covered
+from ha_agent.controller import readiness
 from ha_agent.controller.measures import Measures
-from ha_agent.controller.summaries import numbers, reasons, summaries
+from ha_agent.controller.quiet_nova import protection
+from ha_agent.controller.summaries import numbers, summaries
+from ha_agent.heartbeat.expiry import Thresholds
 from ha_agent.metrics import Snapshot, render
 from ha_agent.model import Server
 from ha_agent.notify.writer import KIND as OUTBOX
@@ -166,19 +168,25 @@ class Watched:
                 ),
             ),
             leader=LeaderInfo(name=engine.name, epoch=engine.epoch, leading=engine.leading, until_s=until_s),
-            ready=tuple(reasons(engine, views, devices)),
+            ready=(),
             numbers={**WELL, **numbers(engine), **self._measures.beats.numbers(), "nova_readable": float(readable)},
             measures=self._measures.all(),
-            coverage=tuple(
-                covered(
-                    engine.policy,
-                    engine.state,
-                    view,
-                    [device for device in devices if device.host == host],
-                    counted(self._servers(host), engine.policy.hosts[host].recovery),
-                )
-                for host, view in views.items()
-                if host in engine.policy.hosts
+            readiness=readiness.whole(
+                (),
+                "",
+                [
+                    readiness.judge(
+                        engine.policy.hosts[host],
+                        view,
+                        engine.state.hosts.get(host),
+                        devices=[device for device in devices if device.host == host],
+                        services={host: nova.service(host)},
+                        servers=protection(self._servers(host), engine.policy.hosts[host].recovery),
+                        limits=Thresholds(),
+                    )
+                    for host, view in views.items()
+                    if host in engine.policy.hosts
+                ],
             ),
             now=process.now(),
         )

@@ -146,8 +146,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="those whose id contains this")
     parser.add_argument("--ids", type=Path, help="those that are named in this file")
     parser.add_argument("--list", action="store_true", help="list them and run none")
-    parser.add_argument(
-        "--only-quick", action="store_true", help="the quick killers only: survivors may be killed by the others"
+    by = parser.add_mutually_exclusive_group()
+    by.add_argument(
+        "--only-quick", action="store_true", help="by the quick killers only: survivors may be killed by the others"
+    )
+    by.add_argument(
+        "--simulated", action="store_true", help="by scenarios and simulation only: what they notice by themselves"
     )
     parser.add_argument("--quiet", action="store_true", help="say only what survived, and the counts")
     options = parser.parse_args()
@@ -160,6 +164,8 @@ def main() -> int:
     named = set(options.ids.read_text().split()) if options.ids else None
     chosen = [m for m in every if options.only in m.id and (named is None or m.id in named)]
     seed = options.seed or seed_of_commit()
+    if options.simulated:
+        chosen = [m for m in chosen if m.key not in reasons]
     if options.sample:
         open_ones = [m for m in chosen if m.key not in reasons]
         picked = {m.id for m in random.Random(seed).sample(open_ones, min(options.sample, len(open_ones)))}
@@ -182,7 +188,16 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="mutants-") as place:
             tree = Path(place).resolve() / "tree"
             copy_tree(ROOT, tree)
-            fates = run_all(chosen, tree, jobs=options.jobs, reasons=reasons, only_quick=options.only_quick, say=say)
+            stages = (killers(tree, set())[1],) if options.simulated else None
+            fates = run_all(
+                chosen,
+                tree,
+                jobs=options.jobs,
+                reasons=frozenset() if options.simulated else reasons,
+                stages=stages,
+                only_quick=options.only_quick,
+                say=say,
+            )
     except Broken as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -192,13 +207,15 @@ def main() -> int:
     for key in sorted((killed - alive) & reasons):
         stale.append(key)
         print(f"{EQUIVALENT.name}: is killed, so it needs no reason: {SEPARATOR.join(key)}")
+    if options.simulated:
+        stale, open_ones = [], []
     for mutant in open_ones:
         print(f"survived without a reason: {SEPARATOR.join(mutant.key)}  ({mutant.id})")
     lines = table(chosen, fates, reasons)
     slow = sum(f is Fate.TIMED_OUT for f, _ in fates.values())
     lines.append(f"{slow} of the killed ran into a time limit; {time.monotonic() - began:.0f} s in all")
     print("\n".join(lines))
-    if len(chosen) == len(every) and not options.only_quick:
+    if len(chosen) == len(every) and not (options.only_quick or options.simulated):
         keep(lines)
     return 1 if open_ones or stale else 0
 

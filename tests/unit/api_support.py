@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ha_agent.api.facade import Covered, DeviceHealth, EventLine, HostViewSummary, LeaderInfo
+from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, LeaderInfo
 from ha_agent.api.http import serve
 from ha_agent.api.measured import Measured
 from ha_agent.config import HttpSettings
@@ -37,6 +37,7 @@ from ha_agent.model import (
 from ha_agent.plans import RECOVER
 from ha_agent.ports import Delivery
 from tests.unit.fencing_fakes import SaysOfFencing
+from tests.unit.readiness_fakes import SaysOfReadiness
 
 WALL = 1_700_000_000.0
 
@@ -107,7 +108,7 @@ CLOSED = Incident(
 )
 
 
-class FakeFacade(SaysOfFencing):
+class FakeFacade(SaysOfFencing, SaysOfReadiness):
     """What a daemon could say. Orders are kept in `orders`; `refuse` is raised instead."""
 
     def __init__(self) -> None:
@@ -121,7 +122,6 @@ class FakeFacade(SaysOfFencing):
         self.fleet = Fleet(armed=True, armed_by="ann")
         self.numbers = {"certificate_days": 2.0, "heartbeats": 7.0, "wire_refused_rate": 3.0, "something_new": 5.0}
         self.measured: list[Measured] = []
-        self.covered: list[Covered] = []
         self.hosts = {
             "h1": HostViewSummary(
                 host="h1",
@@ -180,9 +180,6 @@ class FakeFacade(SaysOfFencing):
 
     def measures(self) -> Sequence[Measured]:
         return self.measured
-
-    def coverage(self) -> Sequence[Covered]:
-        return self.covered
 
     def events(self, after: int, limit: int) -> Sequence[EventLine]:
         lines = [EventLine(seq=n, wall=WALL + n, text=f"line {n}") for n in range(1, 6)]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ha_agent.api.facade import Covered, DeviceHealth, EventLine, HostViewSummary, LeaderInfo
+from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, LeaderInfo
 from ha_agent.api.http import serve
 from ha_agent.api.measured import Measured
 from ha_agent.cli import run
@@ -38,6 +38,7 @@ from ha_agent.model import (
 from ha_agent.plans import RECOVER
 from ha_agent.ports import Delivery
 from tests.unit.fencing_fakes import SaysOfFencing
+from tests.unit.readiness_fakes import SaysOfReadiness
 
 ROOT = Path(__file__).parents[2]
 OPENED = 1_750_000_000.0
@@ -77,7 +78,7 @@ def incident(**changes: object) -> Incident:
     return Incident(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-class Controller(SaysOfFencing):
+class Controller(SaysOfFencing, SaysOfReadiness):
     """A Facade with a fixed state, which keeps the orders that it gets."""
 
     def __init__(self, *incidents: Incident, hosts: int = 3) -> None:
@@ -135,9 +136,6 @@ class Controller(SaysOfFencing):
         return {}
 
     def measures(self) -> Sequence[Measured]:
-        return ()
-
-    def coverage(self) -> Sequence[Covered]:
         return ()
 
     def events(self, after: int, limit: int) -> Sequence[EventLine]:

@@ -19,6 +19,7 @@ from tests.unit.cli_support import ROOT, cli, process
 COMMANDS = [
     "status",
     "health",
+    "readiness",
     "explain",
     "incidents",
     "evacuate",
@@ -101,6 +102,7 @@ def test_bad_input_ends_with_2(arguments: tuple[str, ...]) -> None:
     [
         ("status",),
         ("health",),
+        ("readiness",),
         ("status", "--json"),
         ("explain", "compute-1"),
         ("incidents",),

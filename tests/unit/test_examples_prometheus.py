@@ -13,7 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from ha_agent import metrics
-from ha_agent.api.facade import Covered, HostViewSummary
+from ha_agent.api.facade import HostViewSummary
 from ha_agent.controller.measures import Measures
 from ha_agent.metrics.names import NUMBERS
 from ha_agent.model import Verdict
@@ -36,7 +36,6 @@ def exposed() -> Series:
     facade = FakeFacade()
     facade.numbers = dict.fromkeys(NUMBERS, 1.0)
     facade.measured = list(Measures().all())
-    facade.covered = [Covered(host="h1", known=True, risk="fencing")]
     facade.told = [Delivery(name="bus", backlog=0, published=0, failures=0, rejected=0, dropped=0, last_error="")]
     facade.hosts["h4"] = HostViewSummary(
         host="h4",

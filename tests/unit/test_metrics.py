@@ -9,11 +9,10 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from ha_agent import metrics
-from ha_agent.api.facade import Covered, DeviceHealth, HostViewSummary
+from ha_agent.api.facade import DeviceHealth, HostViewSummary
 from ha_agent.controller.measures import Measures
 from ha_agent.controller.ownhost import OwnNetwork
 from ha_agent.heartbeat.counters import Counters
-from ha_agent.metrics.families import RISKS, UNPROTECTED
 from ha_agent.metrics.names import HISTOGRAMS, NUMBERS, UNSEEN
 from ha_agent.model import Health, Power, Verdict
 from ha_agent.ports import Delivery
@@ -122,29 +121,11 @@ class Wired(Deaf):
         return {"certificate_days": 30.0, "authority_days": 900.0}
 
 
-def test_servers_by_what_would_become_of_them() -> None:
-    facade = FakeFacade()
-    facade.covered = [
-        Covered(host="h1", known=True, protected=5, unprotected={"local_disk": 2, "status": 1}),
-        Covered(host="h2", known=True, protected=3, unprotected={"local_disk": 1}, risk="fencing"),
-        Covered(host="h3", risk="witnesses"),
-    ]
-    found = scraped(facade)
-    assert found["servers_protected"] == [({}, 8)]
-    assert {labels["reason"]: value for labels, value in found["servers_unprotected"]} == {
-        **dict.fromkeys(UNPROTECTED, 0),
-        "local_disk": 3,
-        "status": 1,
-    }
-    assert {labels["reason"]: value for labels, value in found["servers_at_risk"]} == {
-        **dict.fromkeys(RISKS, 0),
-        "fencing": 3,
-    }
-    assert found["host_at_risk"] == [
-        ({"host": "h2", "reason": "fencing"}, 1),
-        ({"host": "h3", "reason": "witnesses"}, 1),
-    ]
-    assert found["hosts_servers_unknown"] == [({}, 1)]
+def test_servers_by_what_would_become_of_them_and_hosts_that_stand_in_the_way() -> None:
+    found = scraped(FakeFacade())  # see SaysOfReadiness: the servers of two hosts are counted, the third is not ready
+    figures = ("servers_protected", "servers_at_risk", "servers_unprotected", "hosts_uncounted")
+    assert [found[name] for name in figures] == [[({}, value)] for value in (14, 2, 4, 1)]
+    assert found["host_at_risk"] == [({"host": "h3", "check": "fencing"}, 1)], "a note stops nothing"
 
 
 def test_series_grow_with_hosts_only() -> None:
@@ -184,7 +165,6 @@ class Large(FakeFacade):
             )
             for name in names
         }
-        self.covered = [Covered(host=name, known=True, protected=9) for name in names]
         self.looked_at = [
             DeviceHealth(
                 host=name, device=device, level=level, driver="ipmi", ok=True, power=Power.ON, checked_age_s=99.9

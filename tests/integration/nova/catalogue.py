@@ -1,4 +1,4 @@
-"""Keystone's list of services: where this lab's are."""
+"""Keystone's list of services: where this lab's are. And who a controller is there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from openstack.connection import Connection
 
-from tests.integration.nova.settings import REGION, Settings
+from tests.integration.nova.settings import AGENT, PASSWORD, REGION, Settings
 
 
 def write(settings: Settings) -> None:
@@ -30,3 +30,14 @@ def write(settings: Settings) -> None:
                 identity.create_endpoint(service_id=service.id, interface=interface, url=url, region_id=REGION)
             elif there.url != url:
                 identity.update_endpoint(there, url=url)
+    _agent(identity)
+
+
+def _agent(identity: Any) -> None:
+    """A user, with a role that has no rights of its own, in a project that has no servers."""
+    if identity.find_user(AGENT) is not None:
+        return
+    role = identity.create_role(name=AGENT)
+    project = identity.create_project(name=AGENT, domain_id="default")
+    user = identity.create_user(name=AGENT, password=PASSWORD, domain_id="default", default_project_id=project.id)
+    identity.assign_project_role_to_user(project, user, role)

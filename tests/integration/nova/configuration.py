@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.integration.nova.settings import PASSWORD, REGION, Settings
+from tests.integration.nova.settings import AGENT, PASSWORD, REGION, ROOT, Settings
 
 Sections = Mapping[str, Mapping[str, object]]
 REPORT_S = 5
 PAGE = 7  # few enough for a test to fill several
+POLICY_S = 120
 DOWN_S = 60  # a busy machine reports late
 # name -> (what gunicorn serves, the variable by which that finds its configuration)
 WSGI = {
@@ -30,6 +32,7 @@ def write(settings: Settings) -> None:
         (etc / path).parent.mkdir(parents=True, exist_ok=True)
         (etc / path).write_text(ini(sections))
     shutil.copy(settings.environment / "etc" / "nova" / "api-paste.ini", etc / "nova")
+    (etc / "nova" / "policy.yaml").write_text(_policy(settings))
     for name, (application, variable) in WSGI.items():
         # Nova's API and Placement read the arguments of the process as their own, so gunicorn's come in a file
         lines = {
@@ -43,6 +46,12 @@ def write(settings: Settings) -> None:
             "control_socket_disable": True,
         }
         (etc / f"{name}.gunicorn.py").write_text("".join(f"{key} = {value!r}\n" for key, value in lines.items()))
+
+
+def _policy(settings: Settings) -> str:
+    """As an operator makes it."""
+    program: list[str | Path] = [settings.bin("python"), ROOT / "examples" / "nova" / "least_rights.py", AGENT]
+    return subprocess.run(program, capture_output=True, text=True, check=True, timeout=POLICY_S).stdout
 
 
 def ini(sections: Sections) -> str:
@@ -101,6 +110,7 @@ def _files(settings: Settings) -> dict[str, Sections]:
             },
             "oslo_concurrency": {"lock_path": state / "nova" / "locks"},
             "oslo_messaging_notifications": {"driver": "messagingv2"},
+            "oslo_policy": {"policy_file": state / "etc" / "nova" / "policy.yaml"},
             "notifications": {"notification_format": "versioned", "notify_on_state_change": "vm_and_task_state"},
             "api": {"max_limit": PAGE},
             "quota": {"instances": -1, "cores": -1, "ram": -1, "server_groups": -1},

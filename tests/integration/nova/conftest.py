@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.nova.hosts import ROOT
 from tests.integration.nova.lab import Lab
 from tests.integration.nova.servers import Servers
+from tests.integration.nova.settings import ROOT
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import TypeVar
 from ha_agent.heartbeat.pki import Pki
 from tests.integration.nova.lab import Lab
 from tests.integration.nova.servers import Servers
+from tests.integration.nova.settings import AGENT
 from tests.integration.rig_cable import PowerWire
 from tests.integration.rig_controller import ControllerProcess
 
@@ -45,7 +46,7 @@ class Controlled(ControllerProcess):
             host.gated(True)
             host.power(True)
         bmcs = {name: host.bmc.port for name, host in self.lab.hosts.items()}
-        self.configure(self.lab.settings.cloud(), bmcs, {name: cable.port for name, cable in self.cables.items()})
+        self.configure(self.lab.settings.cloud(AGENT), bmcs, {name: cable.port for name, cable in self.cables.items()})
         self._watcher = asyncio.create_task(self._watch())
         try:
             await self.until(lambda: set(self._plugged) == set(self.names), 60, "every host boots")

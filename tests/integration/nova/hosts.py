@@ -9,14 +9,12 @@ import shlex
 import signal
 import sys
 import uuid
-from pathlib import Path
 
 from tests.integration.ipmi_sim import IpmiSim
 from tests.integration.nova import configuration
 from tests.integration.nova.processes import began
-from tests.integration.nova.settings import Settings
+from tests.integration.nova.settings import ROOT, Settings
 
-ROOT = Path(__file__).resolve().parents[3]
 RUNS = 1  # Nova's power state
 
 

@@ -10,10 +10,12 @@ import msgspec
 from tests.integration.ipmi_sim import free_udp_port
 from tests.integration.rabbit import free_port
 
+ROOT = Path(__file__).resolve().parents[3]
 FILE = "lab.json"
 SERVICES = ("keystone", "placement", "nova", "stand-ins", "mariadb", "rabbitmq", "rabbitmq-nodes", "epmd")
 PASSWORD = "lab"
 REGION = "RegionOne"
+AGENT = "ha-agent"  # the user, the project and the role of a controller
 IMAGE = "3e0f5c1c-8a0e-4c4c-9d0a-0f6f0a1b2c3d"
 
 
@@ -75,15 +77,15 @@ class Settings(msgspec.Struct, frozen=True):
         """For oslo.messaging."""
         return f"rabbit://guest:guest@127.0.0.1:{self.ports['rabbitmq']}/"
 
-    def cloud(self) -> dict[str, Any]:
-        """The entry of clouds.yaml that leads here."""
+    def cloud(self, user: str = "admin") -> dict[str, Any]:
+        """The entry of clouds.yaml that leads here, for the administrator or for AGENT."""
         return {
             "region_name": REGION,
             "auth": {
                 "auth_url": self.url("keystone", "/v3"),
-                "username": "admin",
+                "username": user,
                 "password": PASSWORD,
-                "project_name": "admin",
+                "project_name": user,
                 "user_domain_name": "Default",
                 "project_domain_name": "Default",
             },

@@ -15,6 +15,7 @@ from ha_agent.sim.nova_state import NovaState
 from tests.integration.nova.api import Api
 from tests.integration.nova.configuration import PAGE
 from tests.integration.nova.servers import Servers
+from tests.integration.nova.settings import AGENT
 
 T = TypeVar("T")
 HOSTS = ("compute-1", "compute-2", "compute-3", "compute-4")
@@ -54,7 +55,7 @@ class Real:
         self._servers = servers
         self._hosts = servers.lab.hosts
         self.api = servers.api
-        self.driver = _driver(servers.lab.settings.cloud())
+        self.driver = _driver(servers.lab.settings.cloud(AGENT))
         assert tuple(self._hosts)[: len(HOSTS)] == HOSTS
 
     def boot(self, host: str, name: str, tags: Sequence[str] = (), image: bool = False) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ha_agent.api.fencing_tests import Asked, FencingTest
+from ha_agent.api.measured import Measured
 from ha_agent.api.readiness import Readiness
 from ha_agent.model import Health, Mode, Operator, Power, ServerProgress, State, Value, Verdict
 from ha_agent.ports import Delivery
@@ -19,7 +20,8 @@ class HostViewSummary(Value, frozen=True, kw_only=True):
     """A host as the detection sees it now. `last_seen_age_s`: since its last heartbeat, None if there never was one. `witnesses`:
     how many are eligible to speak of it. `gate`: "open", "waiting" or "" where that is not known. `certificate_days`: until the newest certificate that it has
     shown ends; None before the first. `planes_lost`: those of its planes, beside that of management, over which no other host reached it
-    lately."""
+    lately. `dials_failed`: how often its connection ended or could not be made; `false_suspicions`: how often a suspicion of it ended by a heartbeat;
+    both since the start."""
 
     host: str
     verdict: Verdict
@@ -34,6 +36,8 @@ class HostViewSummary(Value, frozen=True, kw_only=True):
     gate: str = ""
     certificate_days: float | None = None
     planes_lost: tuple[str, ...] = ()
+    dials_failed: int = 0
+    false_suspicions: int = 0
 
 
 class DeviceHealth(Value, frozen=True, kw_only=True):
@@ -143,7 +147,10 @@ class Facade(Protocol):
         """Whether the loop makes progress."""
 
     def counters(self) -> Mapping[str, float]:
-        """Numbers by name. `metrics.KNOWN` says which names have a metric of their own; any other is exported under its name as a label."""
+        """Numbers by name. `metrics.names` says what each is as a metric; one that is not there is not exported."""
+
+    def measures(self) -> Sequence[Measured]:
+        """Histograms."""
 
     def events(self, after: int, limit: int) -> Sequence[EventLine]:
         """Recent lines with `seq` above `after`, oldest first, at most `limit`."""

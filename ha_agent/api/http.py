@@ -189,8 +189,10 @@ class Api:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         snapshot = metrics.Snapshot.of(self._facade)
-        body = await asyncio.to_thread(metrics.render, snapshot)
-        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
+        packed = "gzip" in request.headers.get("Accept-Encoding", "")
+        body = await asyncio.to_thread(metrics.render, snapshot, packed=packed)
+        headers = {"Content-Type": metrics.CONTENT_TYPE, **({"Content-Encoding": "gzip"} if packed else {})}
+        return web.Response(body=body, headers=headers)
 
     async def _healthz(self, request: web.Request) -> web.Response:
         if not self._facade.alive():

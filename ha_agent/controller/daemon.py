@@ -12,6 +12,7 @@ from itertools import chain
 from ha_agent import logs, selfdoubt
 from ha_agent.api.facade import DeviceHealth, DeviceLook, EventLine, FencingPlan, HostViewSummary, LeaderInfo
 from ha_agent.api.fencing_tests import Asked, FencingTest
+from ha_agent.api.measured import Measured
 from ha_agent.api.readiness import Readiness
 from ha_agent.api.recent import Recent
 from ha_agent.api.views import by_host
@@ -21,9 +22,11 @@ from ha_agent.controller.engine import TICK_S, Engine
 from ha_agent.controller.executor import Executor, survey
 from ha_agent.controller.fencing_tests import FencingTests
 from ha_agent.controller.fencing_view import FencingView
+from ha_agent.controller.measures import Measures
 from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
 from ha_agent.controller.quiet_nova import QuietNova
-from ha_agent.controller.summaries import summaries, summary
+from ha_agent.controller.summaries import numbers, summaries, summary
+from ha_agent.controller.timed_store import TimedStore
 from ha_agent.errors import DriverError, StoreError, UsageError
 from ha_agent.heartbeat.expiry import Note, Thresholds
 from ha_agent.model import Answer, Finished, Incident, Operator, Order, Phase, ServerProgress, State
@@ -75,7 +78,8 @@ class Controller:
         own_network: OwnNetwork | None = None,
     ) -> None:
         self.policy = policy
-        self.store = store
+        self._measures = Measures()
+        self.store = TimedStore(store, self._measures)
         self.clock = clock
         self._cloud = cloud
         self.outboxes = outboxes
@@ -83,7 +87,7 @@ class Controller:
         self._events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self._seq = 0
         self.engine = Engine(
-            name=name, policy=policy, store=store, clock=clock, random=random, log=self._line, on_bug=self._bug
+            name=name, policy=policy, store=self.store, clock=clock, random=random, log=self._line, on_bug=self._bug
         )
         self.devices_health = Devices(self.engine, clock, drivers or {})
         self.monitor = monitor(self.observe)
@@ -121,7 +125,6 @@ class Controller:
         self.turning = asyncio.Event()  # set once the loop has turned: everything it needs at the start was there
         self._stopping = False
         self._turned_at = self._felt_at = clock.now()
-        self.loop_lag_s = 0.0  # as it was measured last
         self._worst_lag_s = 0.0  # since it was last felt
         self._lag_s = 0.0  # what is remembered of it
         self._own_network = own_network if own_network is not None else OwnNetwork()
@@ -135,7 +138,6 @@ class Controller:
             "probes_answered": 0,
             "witness_denials": 0,
             "foreign_claims": 0,
-            "heartbeats": 0,
             "outcomes": 0,
             "bugs": 0,
         }
@@ -173,7 +175,7 @@ class Controller:
         while True:
             due = self.clock.now() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
-            self.loop_lag_s = self._late(due)
+            self._measures.loop_lag.add(self._late(due))
 
     def _late(self, due: float) -> float:
         """How late, in seconds, something comes now that was due then. The worst is kept until it is felt: after it the loop runs well."""
@@ -213,6 +215,7 @@ class Controller:
         if self.engine.told != self._told and self.outboxes is not None:
             self.outboxes.wake(self.engine.told - self._told)
         self._told = self.engine.told
+        self._measures.stages.follow(self.engine.state)
         self._publish()
         # epoch 0 claims nothing: a standby only wants to hear of foreign stores
         claim = (self.store.store_id, self.engine.epoch if self.engine.leading else 0)
@@ -278,7 +281,7 @@ class Controller:
             return
         match obs:
             case Heartbeat():
-                self._tallies["heartbeats"] += 1
+                self._measures.beats.take(obs, self.engine.views.get(obs.host), self.policy)
             case ProbeAnswered(answer=answer):
                 self._tallies["probes_answered"] += 1
                 self._tallies["witness_denials"] += answer is Answer.SILENT
@@ -427,19 +430,19 @@ class Controller:
 
     def counters(self) -> Mapping[str, float]:
         """See Facade."""
-        numbers: dict[str, float] = dict(self._tallies)
-        numbers["loop_lag_s"] = self.loop_lag_s
-        numbers["sickness"] = float(self.engine.lookout.sickness)
-        numbers["loop_turns"] = float(self.turns)
-        numbers["nova_readable"] = float(not self.nova.error)
-        numbers["false_suspicions"] = float(self.engine.suspicions)
-        numbers["guest_events_lost"] = float(sum(self.engine.guests_lost.values()))
-        numbers["api_calls"] = float(getattr(self._cloud, "calls", 0))
-        numbers.update(getattr(self.monitor, "pki_days", dict)())
+        found: dict[str, float] = {**self._tallies, **self._measures.beats.numbers(), **numbers(self.engine)}
+        found["loop_turns"] = float(self.turns)
+        found["nova_readable"] = float(not self.nova.error)
+        found["api_calls"] = float(getattr(self._cloud, "calls", 0))
+        found.update(getattr(self.monitor, "pki_days", dict)())
         wire = getattr(self.monitor, "counters", None)
         for name in getattr(wire, "__dataclass_fields__", ()):
-            numbers[f"wire_{name}"] = float(getattr(wire, name))
-        return numbers
+            found[f"wire_{name}"] = float(getattr(wire, name))
+        return found
+
+    def measures(self) -> Sequence[Measured]:
+        """See Facade."""
+        return self._measures.all()
 
     def deliveries(self) -> Sequence[Delivery]:
         """See Facade."""

@@ -34,4 +34,17 @@ def summary(engine: Engine, host: str, certificate_days: float | None = None) ->
         gate=gate,
         certificate_days=certificate_days,
         planes_lost=engine.lookout.planes_lost(host),
+        dials_failed=view.misses,
+        false_suspicions=view.false_suspicions,
     )
+
+
+def numbers(engine: Engine) -> dict[str, float]:
+    """What is counted in the engine."""
+    return {
+        "sickness": float(engine.lookout.sickness),
+        "false_suspicions": float(engine.suspicions),
+        "guest_events_lost": float(sum(engine.guests_lost.values())),
+        "notifications": float(engine.told),
+        "store_works": float(not engine.store_error),
+    }

@@ -34,6 +34,8 @@ STUCK_S = 100.0  # what is awaited for longer will not come
 PER_SERVER_S = 3.0  # and so much longer for each server of a host
 POLL_S = 0.05
 FIRST_CHECK_S = 2.0  # over this much the first look at all BMCs is spread
+NOVA_S = 60.0  # how often Nova is looked at in quiet times
+LASTING = 3  # tasks of the controller that are the same from its start to its end
 CALM_S = 1.0  # a moment without trouble before it begins
 LAST_NEWS_S = 3.0  # how long the last notification may take
 INTERRUPTED = 130  # the exit code of a shell after Ctrl-C
@@ -135,16 +137,18 @@ class Demo:
         self.say(
             f"the controller starts; look at http://127.0.0.1:{api.port}/metrics, or: ha-agent status --socket {self._socket}"
         )
-        self._tasks = [asyncio.create_task(self._controller.run())]
+        nova = self._controller.nova
+        lasting = (self._controller.run(), nova.check_services(NOVA_S), nova.count_servers(NOVA_S))
+        self._tasks = [asyncio.create_task(each) for each in lasting]
         self._check_devices(FIRST_CHECK_S)
 
     def _check_devices(self, interval_s: float) -> None:
         """From now on every BMC is looked at this often."""
         assert self._controller is not None
-        for task in self._tasks[1:]:
+        for task in self._tasks[LASTING:]:
             task.cancel()
         read_s = self._failure.fencing.read_s
-        self._tasks[1:] = [asyncio.create_task(self._controller.check_devices(interval_s, read_s))]
+        self._tasks[LASTING:] = [asyncio.create_task(self._controller.check_devices(interval_s, read_s))]
 
     async def _stop_controller(self) -> None:
         """No worker of its fencing is alive when this returns."""

@@ -118,11 +118,15 @@ class Process:
             log=self._log,
         )
         self.world.log(f"{self.name} starts")
-        self._devices = Devices(self.engine, self.clock, {})
+        self.devices = Devices(self.engine, self.clock, self._drivers())
         self.call(self.engine.start)
         self._tick()
         self._publish_soon()
         self.world.timeline.after(CHECK_FIRST_S, partial(self._check, self.engine))
+
+    def _drivers(self) -> dict[tuple[str, str], str]:
+        hosts = self.policy.hosts.items()
+        return {(host, name): "simulated" for host, rules in hosts for level in rules.fencing.levels for name in level}
 
     def now(self) -> float:
         """Boottime seconds of its machine."""
@@ -302,11 +306,11 @@ class Process:
 
     def checked(self, host: str, level: int, readings: Sequence[Reading]) -> None:
         """A look at the devices of a level is over."""
-        self.call(partial(self._devices.result, host, level, readings))
+        self.call(partial(self.devices.result, host, level, readings))
 
     def expected(self, host: str, device: str) -> str | None:
         """Which machine a device is, as was learned."""
-        return self._devices.expected(host, device)
+        return self.devices.expected(host, device)
 
     # --- what reaches it ---
 

@@ -33,6 +33,7 @@ PACKAGES = {
     "pacemaker": "its fencer, which runs our fence agents",
     "pacemaker-cli-utils": "stonith_admin",
     "pkg-config": "finds libvirt-dev",
+    "prometheus": "a Prometheus that scrapes us, and promtool, which judges metrics, rules and alerts",
     "python3-systemd": "the journal's fields, without a compiler",
     "qemu-system-x86": "guests that hang for real",
     "rabbitmq-server": "the broker that OpenStack uses",

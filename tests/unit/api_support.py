@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, LeaderInfo
 from ha_agent.api.http import serve
+from ha_agent.api.measured import Measured
 from ha_agent.config import HttpSettings
 from ha_agent.errors import HaAgentError, UsageError
 from ha_agent.model import (
@@ -119,7 +120,8 @@ class FakeFacade(SaysOfFencing, SaysOfReadiness):
         self.noted: list[str] = []
         self.is_alive = True
         self.fleet = Fleet(armed=True, armed_by="ann")
-        self.numbers = {"loop_lag_s": 0.25, "heartbeats": 7.0, "wire_malformed_frames": 3.0, "something_new": 5.0}
+        self.numbers = {"certificate_days": 2.0, "heartbeats": 7.0, "wire_refused_rate": 3.0, "something_new": 5.0}
+        self.measured: list[Measured] = []
         self.hosts = {
             "h1": HostViewSummary(
                 host="h1",
@@ -175,6 +177,9 @@ class FakeFacade(SaysOfFencing, SaysOfReadiness):
 
     def counters(self) -> Mapping[str, float]:
         return self.numbers
+
+    def measures(self) -> Sequence[Measured]:
+        return self.measured
 
     def events(self, after: int, limit: int) -> Sequence[EventLine]:
         lines = [EventLine(seq=n, wall=WALL + n, text=f"line {n}") for n in range(1, 6)]

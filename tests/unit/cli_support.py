@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ha_agent.api.facade import DeviceHealth, EventLine, HostViewSummary, LeaderInfo
 from ha_agent.api.http import serve
+from ha_agent.api.measured import Measured
 from ha_agent.cli import run
 from ha_agent.config import HttpSettings
 from ha_agent.errors import UsageError
@@ -133,6 +134,9 @@ class Controller(SaysOfFencing, SaysOfReadiness):
 
     def counters(self) -> Mapping[str, float]:
         return {}
+
+    def measures(self) -> Sequence[Measured]:
+        return ()
 
     def events(self, after: int, limit: int) -> Sequence[EventLine]:
         return ()

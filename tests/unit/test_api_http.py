@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -330,3 +331,14 @@ def test_a_tokens_file_tells_every_fault_and_no_token(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 3
     assert OPERATE not in str(caught.value)
     assert "short" not in str(caught.value)
+
+
+def test_metrics_are_packed_for_who_can_unpack_them(api: Running) -> None:
+    for accepted, shown in (("identity", None), ("gzip", "gzip")):
+        connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=10)
+        connection.request("GET", "/metrics", headers={"Accept-Encoding": accepted})
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        assert answer.getheader("Content-Encoding") == shown
+        assert b"ha_agent_build_info{" in (gzip.decompress(body) if shown else body)

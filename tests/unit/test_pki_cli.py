@@ -130,8 +130,10 @@ def test_a_controller_says_that_certificates_end(tmp_path: Path, left: float, no
     assert len([text for text in status.ready if "renew" in text]) == unready
     shown = render(Snapshot.of(made)).decode()
     days = {
-        line.split()[0]: float(line.split()[1]) for line in shown.splitlines() if "e_days" in line and line[0] != "#"
+        line.split()[0]: float(line.split()[1]) / DAY_S
+        for line in shown.splitlines()
+        if "e_remaining" in line and line[0] != "#"
     }
-    assert days["ha_agent_certificate_days"] == pytest.approx(left, abs=0.1)
-    assert days['ha_agent_host_certificate_days{host="h"}'] == pytest.approx(left, abs=0.1)
+    assert days["ha_agent_certificate_remaining_seconds"] == pytest.approx(left, abs=0.1)
+    assert days['ha_agent_host_certificate_remaining_seconds{host="h"}'] == pytest.approx(left, abs=0.1)
     assert monitor.certificate_days()["h"] * DAY_S > 0

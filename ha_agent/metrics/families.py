@@ -1,57 +1,27 @@
-"""Metrics for Prometheus. Labels are known hosts, devices and the words of the model only, so that their number is bounded.
-
-A scrape takes a snapshot on the event loop (cheap: values are frozen) and renders it in a thread.
-"""
+"""Every metric family of a controller, from a snapshot of its facade."""
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from ha_agent import __version__
 from ha_agent.api.facade import DeviceHealth, Facade, HostViewSummary, LeaderInfo
-from ha_agent.model import Phase, State, Step, Value, Verdict
+from ha_agent.api.measured import Measured
+from ha_agent.api.readiness import Readiness
+from ha_agent.metrics.names import DAY_S, HISTOGRAMS, NUMBERS, Number
+from ha_agent.model import CommandKind, Incident, Kind, Phase, ServerStage, State, Step, Value, Verdict
 from ha_agent.ports import Delivery
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-BUCKETS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
-STAGES_MAX = 20  # stages are words of the core; more than this would be a bug, not a label
-
-# A number of the facade with a metric of its own: name -> (kind, metric, help).
-KNOWN: Mapping[str, tuple[str, str, str]] = {
-    "loop_lag_s": ("gauge", "loop_lag_seconds", "How late the loop woke up last"),
-    "sickness": (
-        "gauge",
-        "self_doubt",
-        "0: the controller is well; 8: it trusts nothing that it sees, and waits twice as long",
-    ),
-    "loop_turns": ("counter", "loop_turns", "Turns of the loop"),
-    "store_write_s": ("gauge", "store_write_seconds", "How long the last journal write took"),
-    "heartbeats": ("counter", "heartbeats", "Heartbeats received"),
-    "false_suspicions": ("counter", "false_suspicions", "Suspicions that ended by a heartbeat"),
-    "probes_answered": ("counter", "probes_answered", "Answers of witnesses"),
-    "witness_denials": ("counter", "witness_denials", "Answers of witnesses that could not reach the host"),
-    "foreign_claims": ("counter", "foreign_claims", "Reports of another claimant of our hosts"),
-    "outcomes": ("counter", "command_outcomes", "Commands that ended"),
-    "api_calls": ("counter", "nova_requests", "Requests to Nova"),
-    "wire_malformed_frames": ("counter", "malformed_frames", "Connections closed because of a malformed frame"),
-    "wire_refused_identities": ("counter", "refused_identities", "Valid certificates of the wrong name or role"),
-    "wire_handshake_failures": ("counter", "handshake_failures", "TLS handshakes that did not come about"),
-    "wire_refused_revoked": ("counter", "refused_revoked", "Connections refused because of a revoked certificate"),
-    "wire_closed_revoked": (
-        "counter",
-        "closed_revoked",
-        "Connections ended because of a revocation or a lost authority",
-    ),
-    "certificate_days": ("gauge", "certificate_days", "Days until our own certificate ends"),
-    "authority_days": ("gauge", "authority_days", "Days until the last authority that we trust ends"),
-    "wire_forged_probes": ("counter", "forged_probes", "Signed answers relayed by a witness that do not verify"),
-}
+COMMANDS = tuple(kind for kind in CommandKind if kind is not CommandKind.NOTIFY)  # that one is never sent
 
 
 class Snapshot(Value, frozen=True, kw_only=True):
@@ -64,6 +34,9 @@ class Snapshot(Value, frozen=True, kw_only=True):
     leader: LeaderInfo
     ready: tuple[str, ...]
     numbers: dict[str, float]
+    measures: tuple[Measured, ...] = ()
+    readiness: Readiness
+    now: float = 0.0
 
     @staticmethod
     def of(facade: Facade) -> Snapshot:
@@ -76,14 +49,19 @@ class Snapshot(Value, frozen=True, kw_only=True):
             leader=facade.leader(),
             ready=tuple(facade.ready()),
             numbers=dict(facade.counters()),
+            measures=tuple(facade.measures()),
+            readiness=facade.readiness(),
+            now=facade.now(),
         )
 
 
-def render(snapshot: Snapshot) -> bytes:
-    """The text of a scrape."""
+def render(snapshot: Snapshot, *, packed: bool = False) -> bytes:
+    """The text of a scrape; `packed`: by gzip, which makes it about twenty times shorter. It works for a while: call it in a thread."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(SnapshotCollector(snapshot))
-    return generate_latest(registry)
+    ProcessCollector(registry=registry)
+    text = generate_latest(registry)
+    return gzip.compress(text, compresslevel=1) if packed else text
 
 
 class SnapshotCollector(Collector):
@@ -102,10 +80,12 @@ class SnapshotCollector(Collector):
         yield _one("build_info", "The version that runs", 1, version=__version__)
         yield from _controller(snapshot)
         yield from _hosts(snapshot.views, snapshot.state)
-        yield from _incidents(snapshot.state)
+        yield from _incidents(snapshot.state, snapshot.now)
+        yield from _servers(snapshot.readiness)
         yield from _devices(snapshot.devices)
         yield from _deliveries(snapshot.deliveries)
         yield from _numbers(snapshot.numbers)
+        yield from _histograms(snapshot.measures)
 
 
 def _controller(snapshot: Snapshot) -> Iterator[Metric]:
@@ -132,32 +112,45 @@ def _hosts(views: Mapping[str, HostViewSummary], state: State) -> Iterator[Metri
     connected = _gauge("host_connected", "Whether the connection to a host's remote stands", "host")
     age = _gauge("heartbeat_age_seconds", "Time since the last heartbeat; absent before the first", "host")
     rtt = _gauge("heartbeat_rtt_seconds", "Round trip of the last heartbeat", "host")
-    certificate = _gauge("host_certificate_days", "Days until the certificate that a host has shown ends", "host")
+    failed = _counter(
+        "host_dials_failed", "How often the connection to a host ended or could not be made; absent where never", "host"
+    )
+    doubted = _counter(
+        "host_false_suspicions", "Suspicions of a host that ended by a heartbeat; absent where none", "host"
+    )
+    certificate = _gauge(
+        "host_certificate_remaining_seconds", "Until the certificate that a host has shown ends", "host"
+    )
     witnesses = _gauge("host_witnesses", "Witnesses that are eligible to speak of a host", "host")
     lost = _gauge(
         "host_planes_lost", "Planes over which no other host reaches this one; absent where there are none", "host"
     )
     nova = _gauge("host_nova_compute_up", "Whether the host's nova-compute runs; absent where unknown", "host")
-    maintenance = _gauge("host_maintenance", "Whether a host is in maintenance", "host")
+    maintenance = _gauge("host_maintenance", "1 where a host is in maintenance; absent elsewhere", "host")
     for name, view in views.items():
         believed.add_metric([name, str(view.verdict)], 1)
         connected.add_metric([name], view.connected)
         if view.last_seen_age_s is not None:
-            age.add_metric([name], view.last_seen_age_s)
-            rtt.add_metric([name], view.rtt_s)
+            age.add_metric([name], round(view.last_seen_age_s, 2))
+            rtt.add_metric([name], round(view.rtt_s, 6))
+        if view.dials_failed:
+            failed.add_metric([name], view.dials_failed)
+        if view.false_suspicions:
+            doubted.add_metric([name], view.false_suspicions)
         witnesses.add_metric([name], view.witnesses)
         if view.planes_lost:
             lost.add_metric([name], len(view.planes_lost))
         if view.certificate_days is not None:
-            certificate.add_metric([name], view.certificate_days)
+            certificate.add_metric([name], round(view.certificate_days * DAY_S))
         if view.nova_compute != "unknown":
             nova.add_metric([name], view.nova_compute == "up")
         record = state.hosts.get(name)
-        maintenance.add_metric([name], bool(record and record.maintenance))
-    yield from (believed, connected, age, rtt, certificate, witnesses, lost, nova, maintenance)
+        if record is not None and record.maintenance:
+            maintenance.add_metric([name], 1)
+    yield from (believed, connected, age, rtt, failed, doubted, certificate, witnesses, lost, nova, maintenance)
 
 
-def _incidents(state: State) -> Iterator[Metric]:
+def _incidents(state: State, now: float) -> Iterator[Metric]:
     open_ones = [each for each in state.incidents.values() if each.phase is Phase.OPEN]
     steps = Counter(each.step for each in open_ones)
     by_step = _gauge("incidents_open", "Open incidents by the step they are at", "step")
@@ -168,51 +161,69 @@ def _incidents(state: State) -> Iterator[Metric]:
         "incidents_blocked", "Open incidents that wait for a person", sum(bool(each.blocked) for each in open_ones)
     )
     yield _one("incidents_kept", "Incidents that are kept, open and closed", len(state.incidents))
+    yield from _by_host(open_ones, now)
     stages = Counter(server.stage for each in open_ones for server in each.servers)
-    servers = _gauge("servers", "Servers of open incidents by stage", "stage")
-    for stage, count in stages.items():
-        servers.add_metric([str(stage)], count)
+    servers = _gauge("incident_servers", "Servers of open incidents by stage", "stage")
+    for stage in ServerStage:
+        servers.add_metric([str(stage)], stages[stage])
     yield servers
-    yield _durations(state)
+    kinds = Counter(command.kind for each in open_ones for command in each.pending)
+    pending = _gauge("commands_pending", "Commands that are journalled and have not ended", "kind")
+    for kind in COMMANDS:
+        pending.add_metric([str(kind)], kinds[kind])
+    yield pending
 
 
-def _durations(state: State) -> Metric:
-    """From the opening of an incident to each stage, over the closed incidents that are kept: it may shrink when old ones go."""
-    seconds: dict[str, list[float]] = {}
-    for each in state.incidents.values():
-        if each.phase is Phase.CLOSED:
-            for stage, at in each.stage_at.items():
-                if at >= each.opened_at and (stage in seconds or len(seconds) < STAGES_MAX):
-                    seconds.setdefault(stage, []).append(at - each.opened_at)
-    family = HistogramMetricFamily(
-        "ha_agent_incident_stage_seconds",
-        "From an incident's opening to a stage, of kept closed incidents",
-        labels=["stage"],
-    )
-    for stage, values in sorted(seconds.items()):
-        buckets = [(str(bound), float(sum(value <= bound for value in values))) for bound in BUCKETS]
-        family.add_metric([stage], [*buckets, ("+Inf", float(len(values)))], sum(values))
-    return family
+def _by_host(open_ones: Iterable[Incident], now: float) -> Iterator[Metric]:
+    """Of the oldest where a host has several of one kind at one step."""
+    ages: dict[tuple[str, Kind, Step], float] = {}
+    blocked: dict[tuple[str, Kind], bool] = {}
+    for each in open_ones:
+        key = each.host, each.kind, each.step
+        ages[key] = max(ages.get(key, 0.0), now - each.opened_at)
+        blocked[key[:2]] = blocked.get(key[:2], False) or bool(each.blocked)
+    text = "How long an incident of a host is open, by the step it is at; absent where there is none"
+    age = _gauge("host_incident_open_seconds", text, "host", "kind", "step")
+    for (host, kind, step), seconds in ages.items():
+        age.add_metric([host, str(kind), str(step)], seconds)
+    yield age
+    text = "Whether an open incident of a host waits for a person; absent where there is none"
+    waits = _gauge("host_incident_blocked", text, "host", "kind")
+    for (host, kind), yes in blocked.items():
+        waits.add_metric([host, str(kind)], yes)
+    yield waits
+
+
+def _servers(readiness: Readiness) -> Iterator[Metric]:
+    """What would become of them, and which hosts stand in the way. What was not counted yet is in no number but that of its hosts."""
+    counted = [each.servers for each in readiness.hosts if each.servers is not None]
+    yield _one("servers_protected", "Servers that would be moved if their host died", sum(s.protected for s in counted))
+    at_risk = sum(s.at_risk for s in counted)
+    yield _one("servers_at_risk", "Servers that somebody chose, and that would stay all the same", at_risk)
+    yield _one("servers_unprotected", "Servers that nobody chose", sum(s.unprotected for s in counted))
+    yield _one("hosts_uncounted", "Hosts whose servers were not counted yet", len(readiness.hosts) - len(counted))
+    text = "1 where a person would be needed if the host died now, by what was looked at; absent elsewhere"
+    hosts = _gauge("host_at_risk", text, "host", "check")
+    for each in readiness.hosts:
+        for check in sorted({finding.check for finding in each.findings if finding.stops}):
+            hosts.add_metric([each.host, str(check)], 1)
+    yield hosts
 
 
 def _devices(devices: Sequence[DeviceHealth]) -> Iterator[Metric]:
     healthy = _gauge(
         "fencing_device_ok", "Whether the last look at a fencing device succeeded", "host", "device", "level"
     )
-    age = _gauge(
-        "fencing_device_checked_age_seconds", "Time since the last look at a fencing device", "host", "device", "level"
-    )
+    age = _gauge("fencing_device_checked_age_seconds", "Time since the last look at a fencing device", "host", "device")
     for each in devices:
-        labels = [each.host, each.device, str(each.level)]
         if each.checked_age_s is not None:  # before the first look nothing is known, which is not "failed"
-            healthy.add_metric(labels, each.ok)
-            age.add_metric(labels, each.checked_age_s)
+            healthy.add_metric([each.host, each.device, str(each.level)], each.ok)
+            age.add_metric([each.host, each.device], round(each.checked_age_s))
     yield from (healthy, age)
 
 
 def _deliveries(deliveries: Sequence[Delivery]) -> Iterator[Metric]:
     backlog = _gauge("outbox_backlog", "Notifications that wait for whom they are for", "to")
-    yield backlog
     counters = {
         "published": _counter("outbox_published", "Notifications that were taken", "to"),
         "failures": _counter("outbox_failures", "Attempts that failed and are repeated", "to"),
@@ -223,21 +234,35 @@ def _deliveries(deliveries: Sequence[Delivery]) -> Iterator[Metric]:
         backlog.add_metric([each.name], each.backlog)
         for name, counter in counters.items():
             counter.add_metric([each.name], getattr(each, name))
-    yield from counters.values()
+    yield from (backlog, *counters.values())
 
 
 def _numbers(numbers: Mapping[str, float]) -> Iterator[Metric]:
-    others = _gauge("number", "Other numbers of the daemon, by name", "name")
-    for name, value in sorted(numbers.items()):
-        if name not in KNOWN:
-            others.add_metric([name], value)
-            continue
-        kind, metric, text = KNOWN[name]
-        if kind == "counter":
-            yield CounterMetricFamily(f"ha_agent_{metric}", text, value=value)
-        else:
-            yield _one(metric, text, value)
-    yield others
+    families: dict[str, Metric] = {}
+    for name, number in NUMBERS.items():
+        if name in numbers:
+            family = families.setdefault(number.metric, _family(number))
+            family.add_metric([number.of] if number.label else [], numbers[name] * number.times)  # type: ignore[attr-defined]
+    yield from families.values()
+
+
+def _family(number: Number) -> Metric:
+    labels = [number.label] if number.label else []
+    return (_gauge if number.gauge else _counter)(number.metric, number.help, *labels)
+
+
+def _histograms(measures: Iterable[Measured]) -> Iterator[Metric]:
+    families: dict[str, HistogramMetricFamily] = {}
+    for each in measures:
+        known = HISTOGRAMS[each.name]
+        family = families.setdefault(
+            each.name,
+            HistogramMetricFamily(f"ha_agent_{known.metric}", known.help, labels=[known.label] if known.label else []),
+        )
+        bounds = [*(str(bound) for bound in each.bounds), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(each.counts)), strict=True))
+        family.add_metric([each.of] if known.label else [], buckets, each.total)
+    yield from families.values()
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

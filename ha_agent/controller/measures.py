@@ -87,9 +87,8 @@ class Stages:
     def _count(self, incident: Incident, known: int | None) -> None:
         if known is None and incident.kind is Kind.HOST and incident.last_seen_at is not None:
             self._silence.add(max(0.0, incident.opened_at - incident.last_seen_at))
-        for stage, at in list(incident.stage_at.items())[
-            known or 0 :
-        ]:  # they are noted in the order in which they come
+        noted = list(incident.stage_at.items())  # in the order in which they came
+        for stage, at in noted[known or 0 :]:
             if stage not in self._stages and len(self._stages) < STAGES_MAX:
                 self._stages[stage] = Measure("stage_s", LONG, of=stage)
             if stage in self._stages:

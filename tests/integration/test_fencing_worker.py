@@ -303,6 +303,42 @@ async def test_a_worker_that_thaws_late_sends_nothing(lab: Lab) -> None:
     assert lab.switched == []
 
 
+@pytest.mark.parametrize("frozen_s", [2.0, pytest.param(60.0, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("fault", "sent"), [("dead", []), ("ignore_off", ["off"])])
+async def test_a_worker_that_is_frozen_in_the_middle_of_an_off_powers_off_nothing_when_it_thaws(
+    lab: Lab, fault: str, sent: list[str], frozen_s: float
+) -> None:
+    """In the middle of its login, or while it reads whether the host is off. By then the BMC is well, and somebody uses the host again."""
+    name = lab.host(f"thawed-{fault}-{frozen_s:g}", fault)
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "ha_agent.fencing.worker", str(os.getpid())),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    assert b"ready" in await worker.stdout.readline()
+    now = RealClock().now()
+    request = Request(op="off", device=lab.levels[name][0][0], act_by=now + 1.5, until=now + 1.5)
+    worker.stdin.write(msgspec.json.encode(request) + b"\n")
+    if sent:
+        await until(lambda: lab.farm.commands(name) == sent)
+    else:
+        await asyncio.sleep(0.5)  # it asks, and nobody answers
+    worker.send_signal(signal.SIGSTOP)
+    lab.farm.fault(name, None)
+    await asyncio.sleep(frozen_s)
+    worker.send_signal(signal.SIGCONT)
+    worker.stdin.close()
+    said = (await worker.stdout.read()).decode()
+    assert await worker.wait() == 0
+    assert "timed out" in said
+    assert lab.farm.commands(name) == sent
+    assert lab.farm.power(name) is Power.ON
+    assert lab.switched == []
+
+
 async def test_hung_bmcs_delay_no_healthy_one(lab: Lab) -> None:
     hosts = [lab.host(f"many-{n}", "hang" if n in (0, 5) else None) for n in range(10)]
     async with lab.fencer(idle=2) as fencer:

@@ -41,8 +41,6 @@ class Silence:
 
     def due(self, now: float) -> list[str]:
         """Hosts whose silence means something now; they are taken out."""
-        if self.next_at() > now:
-            return []
         found = [host for patience_s, queue in self._heard.items() for host in _older(queue, now - patience_s)]
         for host in found:
             self.over(host)

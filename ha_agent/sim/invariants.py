@@ -66,6 +66,7 @@ class Judge:
         self._lost: dict[str, float] = {}  # server -> when the answer to its evacuation was found lost
         self._lease: Lease | None = None
         self._lease_at = 0.0
+        self._open: dict[str, set[str]] = {}  # host -> its incidents that were told to be open
         self._deaths: dict[str, float] = {}  # host -> when it was last heard
         self._spoke: dict[str, float] = {}
         self._told_only = {h.name for h in world.policy.hosts.values() if h.recovery.mode is Mode.NOTIFY}
@@ -95,7 +96,7 @@ class Judge:
     def _limit_ends(self, host: str) -> None:
         """Nothing is open of it any more, it is heard, and its devices say what is so."""
         row = self.world.hosts.get(host)
-        if row is not None and row.speaks and not self.world.lying(host):
+        if row is not None and row.speaks and not self.world.lying(host) and not self._open.get(host):
             self.world.lied.discard(host)
             self.confirmed.discard(host)
 
@@ -134,6 +135,8 @@ class Judge:
         if host.speaks:
             self._deaths.pop(name, None)
             self._spoke[name] = now
+            if self.limited(name):
+                self._limit_ends(name)
         for c in controllers:
             if now < c.sick_until:
                 self._deaths.pop(name, None)  # the bounds hold for a controller in good health
@@ -244,13 +247,10 @@ class Judge:
         self._said_otherwise(who, name)
         if host.speaks and self.world.astray(who.policy, name):
             self.broken("S5", f"{name} lives and is fenced: it was looked for where it is not")
+        # whatever this controller hears: where it can ask nobody, nobody denied the host
         reached = self._reached_since.get(name)
-        witnesses = [
-            o
-            for o in self.world.hosts.values()
-            if o.name != name and now - self._heard_since.get((who.name, o.name), now) >= REACHED_S
-        ]
-        if reached is not None and now - reached >= REACHED_S and witnesses:
+        asks = any(p.hosts[name].detection.witnesses_min for p in (self.world.policy, who.policy) if name in p.hosts)
+        if reached is not None and now - reached >= REACHED_S and asks:
             self.broken("S5", f"{name} is fenced although every other host has reached it for {now - reached:.0f} s")
         self._storm(command)
 
@@ -419,6 +419,7 @@ class Judge:
         host = str(data.get("host", "")) if isinstance(data, dict) else ""
         if note.event_type == "incident.opened" and isinstance(data, dict):
             self._opened[str(data.get("incident", ""))] = self.world.now
+            self._open.setdefault(host, set()).add(str(data.get("incident", "")))
         if note.event_type == "server.evacuate.start":
             self._evacuated.add(host)  # journalled, so told: S2b counts from the intent
             self._moving.add(host)
@@ -427,6 +428,8 @@ class Judge:
         if note.event_type == "incident.closed":
             self._ordered.pop(host, None)
             self._evacuated.discard(host)
+            if isinstance(data, dict):
+                self._open.get(host, set()).discard(str(data.get("incident", "")))
             self._limit_ends(host)
         if host not in self._deaths:
             return

@@ -222,7 +222,8 @@ def problems(case: Case, moment: Moment, number: int, make: MakeEngine = Engine)
     for what in sorted({*told.done, *expected.done}):
         before, now = expected.done[what], told.done[what]
         moved_less = what.startswith("evacuate") and now < before and not case.fault
-        if now > max(1, before, moves(told, what)) or moved_less:
+        # a fault that meets another step after the crash may make necessary, once, what was not; a crash alone may not
+        if now > max(before, moves(told, what), bool(case.fault)) or moved_less:
             out.append(f"{what}: {now} times, without the crash {before}")
     return out
 

@@ -49,6 +49,38 @@ replace = msgspec.structs.replace
 # --- the bugs ---
 
 
+def unknown_is_down(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
+    """A host of which nobody can say anything must be down."""
+    if isinstance(event, VerdictGiven) and event.host == "h2" and event.verdict is Verdict.UNKNOWN:
+        event = replace(event, verdict=Verdict.DOWN, silent=1, silent_domain=1)
+    return decide(state, event, rules, now)
+
+
+class Hasty(Engine):
+    """It acts before it looks: whoever was not heard while it stood still itself is down."""
+
+    _turned_at: float | None = None
+
+    def tick(self) -> None:
+        before, self._turned_at = self._turned_at, self.clock.now()
+        super().tick()
+        if before is not None and self._turned_at - before > self.policy.detection.suspect_after_s and self.leading:
+            view = self.views["h2"]
+            self.feed(
+                VerdictGiven(
+                    host="h2",
+                    verdict=Verdict.DOWN,
+                    reason="not heard",
+                    boot_id=view.boot_id,
+                    last_seen_at=view.heard_at,
+                    new_id=self.random.uuid(),
+                )
+            )
+
+    def _heard_since(self, command: Command) -> str:
+        return ""
+
+
 def unknown_is_off(state: State, event: AnyEvent, rules: Policy, now: Now) -> Decision:
     """A device that does not answer must be off."""
     if isinstance(event, Finished):
@@ -329,6 +361,18 @@ def our_path_is_cut(sim: Simulation) -> None:
     sim.run(60.0)
 
 
+def our_network_is_cut(sim: Simulation) -> None:
+    perform(sim, "no_hosts controller-1 for 60")
+    sim.run(120.0)
+
+
+def we_stand_still(sim: Simulation) -> None:
+    sim.processes[0].pause()
+    sim.run(9.0)
+    sim.processes[0].resume()
+    sim.run(60.0)
+
+
 def one_path_is_left(sim: Simulation) -> None:
     """h4 alone reaches the host."""
     for name in ("controller-1", *(h for h in sim.world.hosts if h not in ("h2", "h4"))):
@@ -496,6 +540,8 @@ CASES = {
     "power on early": Case("S3", unguarded(powers_on_early), dies),
     "no lease": Case("S4", Careless, stands_still_while_it_sends, partial(cloud, controllers=2)),
     "no witnesses": Case("S5", planted(partitioned_is_down), our_path_is_cut),
+    "unknown is down": Case("S5", planted(unknown_is_down), our_network_is_cut),
+    "acts before it looks": Case("S5", Hasty, we_stand_still),
     "one witness is not enough": Case("S5", planted(partitioned_is_down), one_path_is_left),
     "everything": Case("S9", planted(everything), dies_with_others_servers),
     "second plane ignored": Case("S5", OnePlaneIsAll, loses_its_management_plane, two_planes),

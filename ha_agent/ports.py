@@ -210,9 +210,11 @@ class Heartbeat(Observation, frozen=True, kw_only=True):
 
 
 class Disconnected(Observation, frozen=True, kw_only=True):
-    """The connection to the host's remote ended or could not be made. `answered`: its kernel answered TCP (a refusal counts)."""
+    """The connection to the host's remote ended or could not be made. `answered`: its kernel answered TCP (a refusal counts). `spoke`: more than
+    its kernel did, though not what is trusted: a program there showed a certificate that is refused, or broke the protocol."""
 
     answered: bool
+    spoke: bool = False
     error: str = ""
 
 

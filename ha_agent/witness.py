@@ -63,7 +63,8 @@ class View(Value, frozen=True, kw_only=True):
     or pause). `seen`: heard at least once, ever. `round`/`judged`: the current and the last complete round of probes.
     `rhythm`: of its heartbeats since this boot. `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when
     Nova was last readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked.
-    `tcp_at`: when its kernel last answered a witness in this silence. `doubted_at`: until when we doubted ourselves in it."""
+    `tcp_at`: when its kernel last answered a witness in this silence. `spoke_at`: when a program there last answered us, though with nothing
+    that is trusted. `doubted_at`: until when we doubted ourselves in it."""
 
     host: str
     verdict: Verdict
@@ -90,6 +91,7 @@ class View(Value, frozen=True, kw_only=True):
     nova_tried_at: float | None = None
     row_asked_at: float | None = None
     tcp_at: float | None = None
+    spoke_at: float | None = None
     doubted_at: float | None = None
     reported: str = ""
     misses: int = 0
@@ -151,6 +153,7 @@ def heard(view: View, beat: Heartbeat) -> View:
         nova_tried_at=None,
         row_asked_at=None,
         tcp_at=None,
+        spoke_at=None,
         doubted_at=None,
         reported="",
         false_suspicions=view.false_suspicions + (1 if false_alarm else 0),
@@ -175,7 +178,11 @@ def suspect_after_s(view: View, detection: Detection) -> float:
 def disconnected(view: View, seen: Disconnected) -> View:
     """Our own connection ended or was refused: whether the kernel answered is worth as much as a witness's word."""
     return msgspec.structs.replace(
-        view, connected=False, misses=view.misses + 1, direct_tcp_at=seen.at if seen.answered else None
+        view,
+        connected=False,
+        misses=view.misses + 1,
+        direct_tcp_at=seen.at if seen.answered else None,
+        spoke_at=seen.at if seen.spoke else view.spoke_at,
     )
 
 
@@ -431,11 +438,14 @@ def _half_alive(view: View, ctx: Context, what: str) -> tuple[Verdict, str]:
     """Its kernel answers, its remote does not: only Nova's view can tell a lost agent from a hung host."""
     if _reports(view, ctx):
         return Verdict.AGENT_LOST, f"{what}, and its nova-compute reports to Nova: only its remote is lost"
+    if view.spoke_at is not None and ctx.now_s - view.spoke_at <= DIRECT_FRESH_S + ctx.detection.probe_interval_s:
+        # S5: a host whose programs speak does not stand still, whatever Nova hears of it
+        return Verdict.AGENT_LOST, f"{what}, and a program there answers, but with nothing that is trusted"
     if view.nova_base_at is None or view.nova_at is None:
         return Verdict.UNKNOWN, f"{what}, and Nova cannot be read"
     if not _nova_readable(view, ctx):
         return Verdict.UNKNOWN, f"{what}, and Nova cannot be read any more"
-    frozen = view.nova_at - view.nova_base_at
+    frozen = view.nova_at - max(view.nova_base_at, view.spoke_at or view.nova_base_at)
     patience = ctx.detection.hung_patience_s
     if frozen >= patience and not ctx.nova_hears:
         return Verdict.UNKNOWN, f"{what}, but Nova hears nothing of other hosts either: its message broker may be down"

@@ -43,6 +43,11 @@ class DialError(Exception):
         self.asked = asked
         self.why = why
 
+    @property
+    def spoke(self) -> bool:
+        """Whether a program said something: a machine that stands still shows no certificate."""
+        return self.why in ("expired", "untrusted", "revoked", "garbage")
+
 
 def why_tls(error: BaseException) -> str:
     """Why a handshake failed, in one word: "expired", "untrusted" (either side's word), "slow", "garbage" (no TLS, or a broken one) or

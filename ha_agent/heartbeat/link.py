@@ -127,7 +127,7 @@ class Link:
     async def _connection(self) -> int:
         """One connection, from dial to end. Returns how many beats came."""
         shared, counters = self._shared, self._shared.counters
-        answered, error, self._beats = True, "", 0
+        answered, spoke, error, self._beats = True, False, "", 0
         channel: Channel | None = None
         try:
             where, dial_s = self.endpoint, shared.options.dial_s
@@ -142,7 +142,7 @@ class Link:
             counters.connections += 1
             await self._read(channel)
         except DialError as problem:
-            answered, error = problem.answered, str(problem)
+            answered, spoke, error = problem.answered, problem.spoke, str(problem)
             if problem.why == "revoked":
                 counters.refused_revoked += 1
             elif problem.why:
@@ -150,7 +150,7 @@ class Link:
         except ProtocolError as problem:
             counters.malformed_frames += 1
             counters.oversized_frames += isinstance(problem, wire.OversizedFrame)
-            error = f"broke the protocol: {problem}"
+            spoke, error = channel is not None, f"broke the protocol: {problem}"
         except TimeoutError:
             counters.idle_closed += 1
             answered, error = False, "the connection fell silent"
@@ -162,7 +162,8 @@ class Link:
             if channel is not None:
                 channel.abort()
             self._drop_requests()
-        shared.observe(Disconnected(host=self.host, at=shared.clock.now(), answered=answered, error=error))
+        spoke = spoke or (channel is not None and not self._beats)  # it has just shown its certificate
+        shared.observe(Disconnected(host=self.host, at=shared.clock.now(), answered=answered, spoke=spoke, error=error))
         return self._beats
 
     async def _greet(self, channel: Channel) -> None:

@@ -194,6 +194,7 @@ async def test_a_stolen_host_is_refused_at_once_by_controllers_and_hosts(cloud: 
             await inside.receive(DEADLINE_S)
         again = await seen.next(Disconnected, lambda one: one.host == "h2")
         assert "revoked" in again.error
+        assert again.spoke, "it stands not still: it shows a certificate"
         outside = await session(served.port, stolen)
         refused = await outside.receive(DEADLINE_S)
         assert isinstance(refused, wire.Refused)
@@ -246,7 +247,7 @@ async def test_a_reinstalled_host_comes_back_under_its_name(cloud: Cloud, tmp_pa
         cloud.everywhere("crl.pem")
         async with remote(tmp_path / "work", "h", config=lambda c: replace(c, pki=old), boot_id="b3", port=port):
             gone = await seen.next(Disconnected, lambda one: "revoked" in one.error)
-            assert gone.answered
+            assert (gone.answered, gone.spoke) == (True, True)
         assert not any(isinstance(one, Heartbeat) and one.boot_id == "b3" for one in seen.ever)
 
 

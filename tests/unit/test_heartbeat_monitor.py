@@ -66,7 +66,7 @@ async def test_a_host_that_went_is_noticed_and_found_again(tmp_path: Path) -> No
             gone = await seen.next(Disconnected)
             assert gone.answered
             refused = await seen.next(Disconnected)
-            assert refused.answered  # its kernel refuses: it is not silent
+            assert (refused.answered, refused.spoke) == (True, False)  # its kernel refuses: it is not silent
             async with remote(tmp_path, boot_id="boot-2", port=served.port):
                 beat = await seen.next(Heartbeat)
                 assert beat.boot_id == "boot-2"
@@ -92,7 +92,7 @@ async def test_a_kernel_that_accepts_while_the_remote_is_silent_has_answered(tmp
         hosts = {"compute-1": int(frozen.getsockname()[1])}
         async with monitor(hosts, options=msgspec.structs.replace(QUICK, dial_s=0.1)) as (_, seen):
             gone = await seen.next(Disconnected)
-            assert gone.answered
+            assert (gone.answered, gone.spoke) == (True, False)
             assert "TLS" in gone.error
 
 
@@ -107,7 +107,7 @@ async def test_a_peer_of_another_identity_is_no_heartbeat(role: str, name: str) 
 
     async with impostor(certificates(role, name), beats) as port, monitor({"compute-1": port}) as (watch, seen):
         gone = await seen.next(Disconnected)
-        assert gone.answered
+        assert (gone.answered, gone.spoke) == (True, True), "a program is there"
         assert name in gone.error
         await seen.next(Disconnected)
         assert watch.counters.refused_identities >= 2

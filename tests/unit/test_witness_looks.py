@@ -362,6 +362,23 @@ def test_a_host_is_hung_only_where_nova_hears_others(hears: bool, frozen_s: floa
     assert why in result[1]
 
 
+def test_a_host_whose_programs_speak_is_not_hung() -> None:
+    """Its certificate is refused, and Nova hears nothing of it either: its nova-compute is being upgraded, for instance."""
+    frozen = nova(nova(suspect(TCP, silence=170.0), 105.0, "t1"), 170.0, "t1")
+    refused = Disconnected(host="c1", at=168.0, answered=True, spoke=True, error="certificate has expired")
+    speaks = witness.disconnected(frozen, refused)
+    result = witness.judge(speaks, ctx(172.0))
+    assert result is not None
+    assert result[0] is Verdict.AGENT_LOST
+    assert "a program there answers, but with nothing that is trusted" in result[1]
+    assert judged(speaks, 175.0) is Verdict.AGENT_LOST
+    later = witness.disconnected(speaks, Disconnected(host="c1", at=175.0, answered=True))
+    assert judged(nova(later, 175.1, "t1"), 175.1) is Verdict.UNKNOWN, "since then it may stand still"
+    for now_s, verdict in ((227.9, Verdict.UNKNOWN), (228.0, Verdict.HUNG)):
+        assert judged(nova(later, now_s, "t1"), now_s) is verdict
+    assert witness.heard(speaks, Heartbeat(host="c1", at=176.0, boot_id="b1")).spoke_at is None
+
+
 def test_a_kernel_that_answered_in_this_silence_is_not_called_down_without_nova() -> None:
     """S9: the queue of a remote that stands still runs full, and then nobody gets an answer any more."""
     early = witness.begin_round(SUSPECT, "n1", ("w0",), 104.0)

@@ -222,10 +222,16 @@ def problems(case: Case, moment: Moment, number: int, make: MakeEngine = Engine)
     for what in sorted({*told.done, *expected.done}):
         before, now = expected.done[what], told.done[what]
         moved_less = what.startswith("evacuate") and now < before and not case.fault
-        # a fault that meets another step after the crash may make necessary, once, what was not; a crash alone may not
-        if now > max(before, moves(told, what), bool(case.fault)) or moved_less:
+        if now > max(before, moves(told, what), bool(case.fault) or follows(expected, what)) or moved_less:
             out.append(f"{what}: {now} times, without the crash {before}")
     return out
+
+
+def follows(expected: Told, what: str) -> bool:
+    """Whether it may be done once although the story has it not: what a story does by the clock (a host comes back, room is made) meets another step
+    after a crash. Only of a host that the story deals with, and nothing but to move its servers and to switch it on."""
+    host = what.rpartition(" ")[2]
+    return what.startswith(("evacuate", "power on")) and any(host in each.split() for each in expected.done)
 
 
 def moves(told: Told, what: str) -> int:
@@ -320,3 +326,9 @@ def test_a_planted_bug_shows(bug: Decide, name: str, shows: str) -> None:
     case = Case(name)
     found = [p for n in reference(case).writes[2::3] for p in problems(case, Moment.AFTER, n, make)]
     assert any(p.startswith(shows) for p in found), found
+
+
+@pytest.mark.parametrize("what", ["reboot vm1", "power on h3", "evacuate vm4 from h3", "force_down h2"])
+def test_what_a_crash_invents_does_not_follow_from_the_story(what: str) -> None:
+    """What is done of hosts that the story does not deal with, and what is no move of its servers."""
+    assert not follows(reference(Case("told only")), what)

@@ -1,4 +1,5 @@
-"""Each rule has a planted bug that the judge must catch, in a world where the real engine breaks nothing.
+"""Planted bugs that the judge must catch, in worlds where the real engine breaks nothing; S1 to S6, S8,
+S9, L1 and TOLD have one at least; that of S7 is in test_crash.
 
 A bug is planted through the engine's own parameters: a `decide` or a `may_send` that is wrong in one way.
 """

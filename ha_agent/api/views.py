@@ -72,7 +72,7 @@ class Status(Value, frozen=True, kw_only=True):
 
 def status(facade: Facade) -> Status:
     """See Status."""
-    state, seen, devices, open_by_host = facade.state(), facade.views(), facade.devices(), _openby_host(facade)
+    state, seen, devices, open_by_host = facade.state(), facade.views(), facade.devices(), _open_by_host(facade)
     of_host = by_host(devices)
     troubled = (
         _row(view, state.hosts.get(name), open_by_host.get(name), tuple(of_host.get(name, ())))
@@ -99,14 +99,14 @@ def status(facade: Facade) -> Status:
 
 def hosts(facade: Facade) -> list[HostRow]:
     """Every host, by name."""
-    open_by_host, devices, records = _openby_host(facade), by_host(facade.devices()), facade.state().hosts
+    open_by_host, devices, records = _open_by_host(facade), by_host(facade.devices()), facade.state().hosts
     return [
         _row(view, records.get(name), open_by_host.get(name), tuple(devices.get(name, ())))
         for name, view in sorted(facade.views().items())
     ]
 
 
-def _openby_host(facade: Facade) -> dict[str, Incident]:
+def _open_by_host(facade: Facade) -> dict[str, Incident]:
     """Of each host that has one, the open incident that says most."""
     found: dict[str, Incident] = {}
     for each in facade.state().incidents.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
 import uuid
@@ -118,6 +119,7 @@ class BmcFarm:
 
     def _serve(self) -> None:
         session.myself = "127.0.0.1"  # the address at which pyghmi wakes its own loop; it would guess an IPv6 one
+        session._io_recvfrom = _receive
         while self._running:
             while self._calls:
                 work, future = self._calls.popleft()
@@ -151,6 +153,15 @@ class BmcFarm:
                 session.iosockets.remove(each.serversocket)
                 closing.append(each.serversocket)
         return closing
+
+
+def _receive(sock: socket.socket, size: int) -> Any:
+    """A packet and who sent it, None if there is none. pyghmi's own makes the socket non-blocking first; its other thread makes it blocking
+    again in order to send, and if that comes in between, all BMCs wait for a packet to this one."""
+    try:
+        return sock.recvfrom(size, socket.MSG_DONTWAIT)
+    except OSError:
+        return None
 
 
 class _Bmc(bmc.Bmc):  # type: ignore[misc]  # pyghmi has no types

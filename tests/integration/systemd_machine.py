@@ -156,7 +156,7 @@ class Machine:
         end = time.monotonic() + BOOT_S
         while subprocess.run(leave, capture_output=True, check=False).returncode != 0:  # its processes end one by one
             assert time.monotonic() < end, f"the cgroup {self._group} cannot be removed"
-            time.sleep(0.05)
+            time.sleep(0.05)  # a real machine is looked at again
 
     # --- what is done on it ---
 
@@ -211,4 +211,4 @@ class Machine:
                 if self.run("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded"):
                     return
             assert time.monotonic() < end, f"it does not boot within {BOOT_S:g} s\n{self._said()}"
-            time.sleep(0.05)
+            time.sleep(0.05)  # a real machine is looked at again

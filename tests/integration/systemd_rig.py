@@ -34,7 +34,7 @@ import time
 from ha_agent.cli import main
 
 # Only the thread of the event loop handles signals, so only that one stands still.
-signal.signal(signal.SIGUSR2, lambda number, frame: time.sleep(3600))
+signal.signal(signal.SIGUSR2, lambda number, frame: time.sleep(3600))  # a real loop hangs
 main()
 """
 

@@ -217,7 +217,7 @@ async def a_host_boots(directory: Path) -> None:
         assert await asyncio.to_thread(machine.show, REMOTE, "ActiveState") == "active"
         async with monitored(world, world.ports, 0.5) as (watch, heard):
             await shown(installed, REMOTE, "StatusText", f"{HOST}: 1 controller connected, gate closed")
-            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()  # noqa: ASYNC240
+            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()  # noqa: ASYNC240  # procfs does not block
             assert await asyncio.to_thread(machine.show, "nova-compute.service", "SubState") == "start-pre"
             await watch.open_gate(HOST, boot_id, 10.0)
             await shown(installed, "nova-compute.service", "SubState", "running")

@@ -243,9 +243,8 @@ def test_health_and_readiness(api: Running) -> None:
 
 def test_who_asks_much_does_not_make_it_look_dead(api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """What asks for its health restarts it: that is not for anybody on loopback to bring about."""
-    monkeypatch.setattr(
-        "ha_agent.api.http.IN_FLIGHT_MAX", 0
-    )  # as if every place were taken, for as long as it is asked
+    # as if every place were taken, for as long as it is asked
+    monkeypatch.setattr("ha_agent.api.http.IN_FLIGHT_MAX", 0)
     assert ask(api, "/readyz")[0] == 503
     assert ask(api, "/healthz")[0] == 200
 

@@ -65,8 +65,9 @@ def test_unknown_health_is_absent() -> None:
 
 def test_what_waits_for_whom() -> None:
     facade = FakeFacade()
-    rest = {"published": 5, "failures": 4, "rejected": 3, "dropped": 2, "last_error": "no route"}
-    facade.told = [Delivery(name="bus", backlog=7, **rest)]  # type: ignore[arg-type]
+    facade.told = [
+        Delivery(name="bus", backlog=7, published=5, failures=4, rejected=3, dropped=2, last_error="no route")
+    ]
     found = scraped(facade)
     figures = ("backlog", "published_total", "failures_total", "rejected_total", "dropped_total")
     assert [found[f"outbox_{name}"] for name in figures] == [[({"to": "bus"}, value)] for value in (7, 5, 4, 3, 2)]

@@ -13,7 +13,7 @@ import libvirt
 from ha_agent.guests.lines import LINE_MAX, Domain, Happened
 from ha_agent.guests.watcher import Away, Watcher
 
-PING_MS = 2000
+LIST_MS = 2000
 KEEPALIVE_S, KEEPALIVE_COUNT = 3, 2
 READ_MAX = 4096
 
@@ -58,8 +58,9 @@ class LibvirtConnection:
             rows = self._libvirt.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
         except libvirt.libvirtError as error:
             raise Away(_line(error)) from None
-        self._starts.clear()
-        return [self._domain(row, stats["state.state"], stats["state.reason"]) for row, stats in rows]
+        listed = [self._domain(row, stats["state.state"], stats["state.reason"]) for row, stats in rows]
+        self._starts = {each.server: self._starts[each.server] for each in listed if each.start}
+        return listed
 
     def look(self, server: str) -> Domain | None:
         """One domain. Raises Away."""
@@ -71,13 +72,6 @@ class LibvirtConnection:
                 return None
             raise Away(_line(error)) from None
         return self._domain(row, state, reason)
-
-    def ping(self) -> None:
-        """A call that libvirtd itself must answer. Raises Away."""
-        try:
-            self._libvirt.getLibVersion()
-        except libvirt.libvirtError as error:
-            raise Away(_line(error)) from None
 
     # --- which start of a domain ---
 
@@ -173,7 +167,7 @@ def serve(uri: str, run_directory: Path, watcher: Callable[[LibvirtConnection], 
     questions = _Questions(watching)
     readable = libvirt.VIR_EVENT_HANDLE_READABLE | libvirt.VIR_EVENT_HANDLE_HANGUP | libvirt.VIR_EVENT_HANDLE_ERROR
     libvirt.virEventAddHandle(0, readable, lambda *_: guard(questions.read), None)
-    libvirt.virEventAddTimeout(PING_MS, lambda *_: guard(watching.ping), None)
+    libvirt.virEventAddTimeout(LIST_MS, lambda *_: guard(watching.again), None)
     while guard.failure is None and not connection.closed:
         libvirt.virEventRunDefaultImpl()
     raise Away(connection.closed) if guard.failure is None else guard.failure

@@ -33,6 +33,11 @@ class Known(Value, frozen=True, kw_only=True):
     start: Start = ""
     fault: Fault | None = None
 
+    @property
+    def stands(self) -> bool:
+        """Whether the domain's state shows it for as long as it lasts."""
+        return self.fault in words.STANDING.values()
+
 
 class Saved(Value, frozen=True, kw_only=True):
     """What is kept on disk. `boot_id`: whose CLOCK_BOOTTIME the times are. `known_at`: when the domains were last known to be so. `lost`:
@@ -121,14 +126,25 @@ class Ledger:
         added: list[GuestEvent] = []
         now: dict[str, Known] = {}
         for domain in domains:
-            now[domain.server] = self._compared(domain, self._domains.get(domain.server), added)
+            now[domain.server] = self._compared(domain, self._domains.get(domain.server), added, self.known_at)
         if now != self._domains:
             self._domains = now
             self.version += 1
         self.alive(at)
         return added
 
-    def _compared(self, domain: Domain, before: Known | None, added: list[GuestEvent]) -> Known:
+    def settled(self, domain: Domain, since: float) -> Sequence[GuestEvent]:
+        """A domain that has become otherwise after `since`. What is to be told of it that no event has told."""
+        added: list[GuestEvent] = []
+        before = self._domains.get(domain.server)
+        standing = words.standing(domain.state, domain.reason)
+        known = self._compared(domain, before, added, since)
+        if standing is None and before is not None and before.start == known.start and not before.stands:
+            return []  # what was told of it leaves no trace in its state
+        self._remember(domain.server, known)
+        return added
+
+    def _compared(self, domain: Domain, before: Known | None, added: list[GuestEvent], since: float | None) -> Known:
         fault = words.standing(domain.state, domain.reason)
         if fault is None:
             return Known(start=domain.start)
@@ -139,12 +155,12 @@ class Ledger:
         if not fresh or not start:
             return Known(start=domain.start, fault=told or fault)
         # it happened at any time after the last look; where there was none, nobody knows when
-        added.append(self._add(domain.server, fault, start, self.known_at, found=True))
+        added.append(self._add(domain.server, fault, start, since, found=True))
         return Known(start=domain.start, fault=fault)
 
     def _told(self, event: Happened, start: str, known: Known, fault: Fault) -> bool:
         """Whether this is only another word for what was told already."""
-        if fault == known.fault and fault in words.STANDING.values():
+        if fault == known.fault and known.stands:
             return True  # it stands still since
         cause = known.fault or ("", "")
         if fault[0] in words.FOLLOWS.get(cause, ()) and self._just(event, start, cause):

@@ -41,10 +41,10 @@ class Happened(Value, frozen=True, kw_only=True):
 
 
 class Line(Value, frozen=True, kw_only=True):
-    """From the watcher. `domain`: one of all that exist · `listed`: these were all · `event` · `alive`: libvirt has just answered, asked
-    at `at` · `answer` to the Ask `number`: its domain, or none, or (`unsure`) nobody can say · `end`: why no more follows."""
+    """From the watcher. `domain`: one of all that exist · `listed`: these were all · `event` · `settled`: this domain has become otherwise
+    since `at`, and has stayed so for a while · `alive`: libvirt has just answered, asked at `at` · `answer` to the Ask `number`: its domain, or none, or (`unsure`) nobody can say · `end`: why no more follows."""
 
-    kind: Literal["domain", "listed", "event", "alive", "answer", "end"]
+    kind: Literal["domain", "listed", "event", "settled", "alive", "answer", "end"]
     at: Time = 0.0
     domain: Domain | None = None
     event: Happened | None = None

@@ -247,6 +247,8 @@ class LibvirtGuests:
                 self._connected, self._listing = True, []
             case Line(kind="event", event=event) if event is not None:
                 added = self._ledger.happened(event)
+            case Line(kind="settled", domain=Domain() as domain, at=at):
+                added = self._ledger.settled(domain, at)
             case Line(kind="alive", at=at):
                 self._ledger.alive(at)
             case Line(kind="answer", number=number):

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from ha_agent.guests.lines import Ask, Domain, Happened, Line
+from ha_agent.model import Value
 from ha_agent.ports import Clock
 
 
@@ -30,8 +31,13 @@ class Connection(Protocol):
     def look(self, server: str) -> Domain | None:
         """One of them; None: libvirt says that there is none."""
 
-    def ping(self) -> None:
-        """Returns when libvirt has answered something."""
+
+class Row(Value, frozen=True, kw_only=True):
+    """A domain as it was last listed. `since`: when it was last listed otherwise. `said`: the remote knows."""
+
+    domain: Domain
+    since: float
+    said: bool = False
 
 
 class Watcher:
@@ -41,22 +47,38 @@ class Watcher:
         self._connection = connection
         self._say = say
         self._clock = clock
+        self._rows: dict[str, Row] = {}
+        self._listed_at = 0.0
 
     def begin(self) -> None:
         """How everything is. The callbacks are registered already: what happens meanwhile is told after it. Raises Away."""
         at = self._clock.now()
-        for domain in self._connection.domains():
+        domains = self._connection.domains()
+        for domain in domains:
             self._say(Line(kind="domain", domain=domain))
         self._say(Line(kind="listed", at=at))
+        self._rows = {domain.server: Row(domain=domain, since=at, said=True) for domain in domains}
+        self._listed_at = at
 
     def heard(self, event: Happened) -> None:
         """libvirt tells of an event."""
         self._say(Line(kind="event", event=event))
 
-    def ping(self) -> None:
-        """Shows that libvirt answers. Raises Away."""
+    def again(self) -> None:
+        """Shows that libvirt answers, and how things are now. Not every change has an event: a libvirtd that has just started shows what it
+        last knew, and corrects itself without a word. A domain is told of once it was the same twice: whatever event there is of it was
+        heard in between. Raises Away."""
         at = self._clock.now()
-        self._connection.ping()
+        rows: dict[str, Row] = {}
+        for domain in self._connection.domains():
+            row = self._rows.get(domain.server)
+            if row is None or row.domain != domain:
+                row = Row(domain=domain, since=self._listed_at)
+            elif not row.said:
+                self._say(Line(kind="settled", domain=domain, at=row.since))
+                row = Row(domain=domain, since=row.since, said=True)
+            rows[domain.server] = row
+        self._rows, self._listed_at = rows, at
         self._say(Line(kind="alive", at=at))
 
     def asked(self, body: bytes) -> None:

@@ -197,7 +197,7 @@ async def test_a_libvirtd_that_freezes_or_dies_delays_no_beat_and_hides_nothing(
         assert all("." in start and not start.endswith(".0") for start in starts)
         libvirt.kill()
         os.kill(qemu, signal.SIGKILL)
-        await asyncio.sleep(4.5)
+        await asyncio.sleep(6.0)  # a real watchdog fires
         assert not leader.seen(fires)
         assert (await guests.look(lives)).present is None
         await asyncio.to_thread(libvirt.start)
@@ -215,6 +215,24 @@ async def test_a_libvirtd_that_freezes_or_dies_delays_no_beat_and_hides_nothing(
         gaps = [b - a for a, b in zip(leader.beats, leader.beats[1:], strict=False)]
         print(f"longest gap between beats {1000 * max(gaps):.0f} ms of {len(gaps)}")
         assert max(gaps) < 0.5, "beats are due every 0.05 s"
+
+
+async def test_a_fault_that_libvirt_tells_nobody_of_is_found(libvirt: Libvirt, tmp_path: Path) -> None:
+    """A libvirtd that starts says of each guest what it last knew, until QEMU has answered it. What it learns then has no event."""
+    async with watched(libvirt, tmp_path) as (guests, leader):
+        fires = await asyncio.to_thread(libvirt.guest, "i6300esb", action="pause", pets=1)
+        qemu = await asyncio.to_thread(libvirt.qemu, fires)
+        await until(lambda: fires in guests._ledger._domains)
+        libvirt.kill()
+        await asyncio.sleep(5.0)  # a real watchdog fires
+        os.kill(qemu, signal.SIGSTOP)
+        await asyncio.to_thread(libvirt.start)
+        await until(lambda: guests.health() == "up")
+        assert (await guests.look(fires)).state == "running", "as libvirtd knew it when it died"
+        os.kill(qemu, signal.SIGCONT)
+        seen = await leader.told(fires)
+        assert (seen.fault, seen.action, seen.found) == ("watchdog", "pause", True)
+        assert seen.start == (await guests.look(fires)).start
 
 
 async def test_a_remote_that_is_killed_tells_the_same_event_again(libvirt: Libvirt, tmp_path: Path) -> None:

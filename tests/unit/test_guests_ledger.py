@@ -38,6 +38,10 @@ class Book(Ledger):
     def reboot(self, at: float) -> list[str]:
         return told(self.happened(Happened(server="a", at=at, what="reboot", start="1.1")))
 
+    def settle(self, since: float, state: tuple[int, int], start: str = "1.1", server: str = "a") -> list[str]:
+        """A domain that was listed so twice."""
+        return told(self.settled(Domain(server=server, start=start, state=state[0], reason=state[1]), since))
+
     def list(self, at: float, server: str = "a", state: tuple[int, int] = RUNNING, start: str = "1.1") -> list[str]:
         """A full listing of one domain."""
         return told(self.listed([Domain(server=server, start=start, state=state[0], reason=state[1])], at))
@@ -285,3 +289,59 @@ def test_every_standing_fault_can_also_be_heard() -> None:
     """Otherwise one that is heard would be found again under another name."""
     heard = set(words.LIFECYCLE.values()) | {("io_error", "pause"), ("watchdog", "pause")}
     assert set(words.STANDING.values()) <= heard
+
+
+# --- what changed while somebody listened, and had no event ---
+
+
+def test_a_fault_without_an_event_is_told_once() -> None:
+    book = Book()
+    book.list(10.0)
+    assert book.settle(12.0, PAUSED_WATCHDOG) == ["watchdog/pause"]
+    [event] = book.events
+    assert (event.at, event.start, event.found) == (12.0, "1.1", True)
+    assert book.settle(12.0, PAUSED_WATCHDOG) == []
+    assert book.life(14.0, SUSPENDED_WATCHDOG) == []
+    assert again(book).list(20.0, state=PAUSED_WATCHDOG) == []
+
+
+def test_a_qemu_that_died_without_an_event_is_told_of_with_the_start_that_ended() -> None:
+    book = Book()
+    book.list(10.0)
+    assert book.settle(12.0, DEAD, start="") == ["crashed/"]
+    assert [event.start for event in book.events] == ["1.1"]
+    assert book.settle(12.0, FAILED, start="", server="b") == [], "it was never seen to run"
+
+
+def test_what_an_event_has_told_is_not_told_again_when_it_settles() -> None:
+    book = Book()
+    book.list(10.0)
+    assert book.life(11.0, SUSPENDED_WATCHDOG) == ["watchdog/pause"]
+    assert book.settle(10.0, PAUSED_WATCHDOG) == []
+    assert book.life(12.0, RESUMED) == []
+    assert book.settle(11.0, RUNNING) == []
+    assert book.watchdog(13.0, 3) == ["watchdog/poweroff"]
+    assert book.settle(12.0, FAILED, start="") == [], "it follows from the watchdog"
+
+
+def test_one_that_goes_on_without_an_event_can_stand_still_again() -> None:
+    book = Book()
+    book.list(10.0, state=PAUSED_WATCHDOG)
+    assert book.settle(40.0, RUNNING) == []
+    assert book.life(50.0, SUSPENDED_WATCHDOG) == ["watchdog/pause"]
+
+
+def test_one_that_settles_forgets_no_fault_that_leaves_no_trace() -> None:
+    book = Book()
+    book.list(10.0)
+    assert book.watchdog(11.0, 2) == ["watchdog/reset"]
+    assert book.settle(10.5, RUNNING) == []
+    assert book.reboot(11.1) == [], "it follows from the watchdog"
+
+
+def test_a_start_without_an_event_is_known_once_it_settles() -> None:
+    book = Book()
+    book.list(10.0)
+    assert book.settle(12.0, RUNNING, start="2.2") == []
+    assert book.settle(14.0, DEAD, start="") == ["crashed/"]
+    assert [event.start for event in book.events] == ["2.2"]

@@ -41,9 +41,6 @@ class Small:
         self._asked()
         return next((domain for domain in self.all if domain.server == server), None)
 
-    def ping(self) -> None:
-        self._asked()
-
     def _asked(self) -> None:
         self.clock.at += 1.0  # libvirt takes its time
         if self.away:
@@ -74,14 +71,36 @@ def test_it_passes_events_on_and_shows_that_libvirt_answers() -> None:
     bench = Bench()
     event = Happened(server="a", at=1.0, what="watchdog", first=1, start="1.1")
     bench.watcher.heard(event)
-    bench.watcher.ping()
+    bench.libvirt.all = []
+    bench.watcher.again()
     assert bench.said == [Line(kind="event", event=event), Line(kind="alive", at=100.0)]
+
+
+def test_what_changed_without_an_event_is_told_once_it_was_seen_twice() -> None:
+    bench = Bench()
+    bench.watcher.begin()
+    bench.said.clear()
+    paused = Domain(server="a", start="1.1", state=3, reason=6)
+    bench.libvirt.all = [paused, bench.libvirt.all[1]]
+    for _ in range(4):
+        bench.watcher.again()
+    settled = Line(kind="settled", domain=paused, at=100.0)  # as it was asked for when it was last seen otherwise
+    alive = [Line(kind="alive", at=at) for at in (101.0, 102.0, 103.0, 104.0)]
+    assert bench.said == [alive[0], settled, *alive[1:]]
+    bench.said.clear()
+    bench.libvirt.all = [Domain(server="a", start="2.2", state=1, reason=1), Domain(server="c", start="3.3", state=1)]
+    bench.watcher.again()
+    bench.libvirt.all[0] = paused  # it has not settled yet
+    bench.watcher.again()
+    bench.watcher.again()
+    found = [(line.domain, line.at) for line in bench.said if line.kind == "settled"]
+    assert found == [(bench.libvirt.all[1], 104.0), (paused, 105.0)]
 
 
 def test_a_libvirt_that_is_away_is_never_taken_for_an_answer() -> None:
     bench = Bench()
     bench.libvirt.away = "no libvirtd"
-    for call in (bench.watcher.begin, bench.watcher.ping):
+    for call in (bench.watcher.begin, bench.watcher.again):
         with pytest.raises(Away):
             call()
     assert bench.said == []

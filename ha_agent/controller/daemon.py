@@ -19,10 +19,11 @@ from ha_agent.api.views import by_host
 from ha_agent.controller import fencing_view, readiness
 from ha_agent.controller.devices import Devices
 from ha_agent.controller.engine import TICK_S, Engine
-from ha_agent.controller.executor import Executor, survey
+from ha_agent.controller.executor import Executor
 from ha_agent.controller.fencing_tests import FencingTests
 from ha_agent.controller.fencing_view import FencingView
 from ha_agent.controller.measures import Measures
+from ha_agent.controller.nova_calls import survey
 from ha_agent.controller.ownhost import LOOKS_EVERY_S, OwnNetwork
 from ha_agent.controller.quiet_nova import QuietNova
 from ha_agent.controller.summaries import numbers, summaries, summary

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ha_agent.controller.effects import AckGuest, AnyEffect, AskWitness, Do, ReadBmc, ReadNova
+from ha_agent.controller.nova_calls import ask, failed, row_seen
 from ha_agent.errors import DriverError, HaAgentError, Unanswered
 from ha_agent.model import (
     Command,
@@ -21,12 +22,10 @@ from ha_agent.model import (
     Finished,
     Outcome,
     Reading,
-    Server,
     Status,
-    Survey,
 )
 from ha_agent.policy import HostPolicy, Policy
-from ha_agent.ports import AnyObservation, Clock, Cloud, Fencer, Monitor, NovaSeen, PowerSeen
+from ha_agent.ports import AnyObservation, Clock, Cloud, Fencer, Monitor, PowerSeen
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +66,7 @@ class Executor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fences: dict[str, asyncio.Task[None]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}  # by the id of the command that ends it
-        self._services: tuple[float, dict[str, ComputeService] | None] | None = (
-            None  # when they were asked for, and by host
-        )
+        self._services: tuple[float, Mapping[str, ComputeService] | None] | None = None  # and when they were asked for
         self._services_lock = asyncio.Lock()
 
     def carry_out(self, effects: Sequence[AnyEffect]) -> None:
@@ -119,14 +116,8 @@ class Executor:
             if command.kind is CommandKind.FENCE:
                 await self._fencer.cancel(command.host)
             raise
-        except DriverError as error:
-            outcome = Outcome(command=command.id, status=Status.FAILED, error=str(error))
-        except (Unanswered, TimeoutError) as error:
-            outcome = Outcome(command=command.id, status=Status.LOST, error=str(error) or "no answer in time")
-        except HaAgentError as error:
-            outcome = Outcome(command=command.id, status=Status.LOST, error=str(error))
-        except Exception as error:  # a driver's bug must not lose the outcome: unknown is what it is (S9)
-            outcome = Outcome(command=command.id, status=Status.LOST, error=f"{type(error).__name__}: {error}")
+        except Exception as error:
+            outcome = failed(command, error)
         self._feed(Finished(outcome=outcome))
 
     async def _run(self, command: Command) -> Outcome:
@@ -153,29 +144,10 @@ class Executor:
             case CommandKind.CHECK_ABSENT:
                 presence = await self._monitor.domain(host, command.subject, ASK_REMOTE_S)
                 return Outcome(command=command.id, status=Status.OK, presence=presence)
-            case CommandKind.LAST_REBOOT:
-                newest = await self._nova(lambda: self._cloud.last_reboot(command.subject), policy, command)
-                return Outcome(command=command.id, status=Status.OK, last_reboot=newest)
             case _:
-                survey = await self._nova(self._nova_call(command), policy, command)
-                return Outcome(command=command.id, status=Status.OK, survey=survey)
+                return await self._nova(lambda: ask(self._cloud, command), policy, command)
 
-    def _nova_call(self, command: Command) -> Callable[[], Survey | None]:
-        cloud, host, server = self._cloud, command.host, command.subject
-        calls: dict[CommandKind, Callable[[], Survey | None]] = {
-            CommandKind.FORCE_DOWN: lambda: cloud.force_down(host, True),
-            CommandKind.CLEAR_FORCE_DOWN: lambda: cloud.force_down(host, False),
-            CommandKind.SURVEY: lambda: survey(cloud, host),
-            CommandKind.FOLLOW: lambda: Survey(migrations=tuple(cloud.evacuations(host))),
-            CommandKind.LIST_SERVERS: lambda: listing(cloud, command.hosts),
-            CommandKind.EVACUATE: lambda: cloud.evacuate(server, host, command.judged),
-            CommandKind.START: lambda: cloud.start(server),
-            CommandKind.STOP: lambda: cloud.stop(server),
-            CommandKind.REBOOT: lambda: cloud.reboot(server),
-        }
-        return calls[command.kind]
-
-    async def _nova(self, call: Callable[[], T], policy: HostPolicy, command: Command) -> T:
+    async def _nova(self, call: Callable[[], Outcome], policy: HostPolicy, command: Command) -> Outcome:
         """One call in a thread that is free at once; `permit` is asked immediately before it."""
         await self._free.acquire()
         try:
@@ -234,10 +206,9 @@ class Executor:
             if self._services is None or now - self._services[0] > SERVICES_FRESH_S:
                 self._services = (now, await self._list_services())
             at, services = self._services
-        row = None if services is None else services.get(host)
-        self._observe(NovaSeen(host=host, at=at, service=row, no_such_row=row is None and services is not None))
+        self._observe(row_seen(host, at, services))
 
-    async def _list_services(self) -> dict[str, ComputeService] | None:
+    async def _list_services(self) -> Mapping[str, ComputeService] | None:
         """By host; None where Nova cannot be read."""
         try:
             return {s.host: s for s in await self.look(self._cloud.services)}
@@ -246,23 +217,3 @@ class Executor:
         except Exception:
             log.exception("a driver failed in an unexpected way; Nova counts as unreadable")
             return None
-
-
-def survey(cloud: Cloud, host: str) -> Survey:
-    """Everything that Nova says of a host. One failed look-up fails the whole: half a picture is none (S9). Servers come before migrations:
-    a server that has left by then has a record in the later list, unless it was deleted."""
-    servers: Sequence[Server] = cloud.servers(host)
-    migrations = {m.id: m for m in cloud.migrations(host)}
-    ids = {s.id for s in servers}
-    # an evacuation to another host that never ended may yet start one of these servers there (S2)
-    migrations.update({m.id: m for m in cloud.unfinished_evacuations() if m.server in ids})
-    service = next((s for s in cloud.services() if s.host == host), None)
-    if service is not None and service.state is None:  # its lists may lack rows without a word (S9)
-        raise DriverError(f"Nova cannot say how the service of {host} is: its cell may be down")
-    newest_first = tuple(migrations[i] for i in sorted(migrations, reverse=True))
-    return Survey(servers=tuple(servers), migrations=newest_first, service=service)
-
-
-def listing(cloud: Cloud, hosts: Sequence[str]) -> Survey:
-    """The servers of several hosts."""
-    return Survey(servers=tuple(s for host in hosts for s in cloud.servers(host)))

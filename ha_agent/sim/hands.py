@@ -14,7 +14,8 @@ import msgspec
 
 from ha_agent.controller.effects import AckGuest, AnyEffect, AskWitness, Do, ReadBmc, ReadNova
 from ha_agent.controller.engine import Engine
-from ha_agent.errors import DriverError, Unanswered
+from ha_agent.controller.nova_calls import ask, failed, row_seen
+from ha_agent.errors import HaAgentError
 from ha_agent.model import (
     Answer,
     Command,
@@ -30,8 +31,8 @@ from ha_agent.model import (
 )
 from ha_agent.planes import MANAGEMENT, summed
 from ha_agent.policy import HostPolicy, Policy
-from ha_agent.ports import AnyObservation, NovaSeen, PowerSeen, ProbeAnswered
-from ha_agent.sim.requests import Requests
+from ha_agent.ports import AnyObservation, PowerSeen, ProbeAnswered
+from ha_agent.sim.requests import SimCloud
 from ha_agent.sim.timeline import VirtualClock
 from ha_agent.sim.world import Attempt, World, machine
 
@@ -79,7 +80,7 @@ class Hands:
         self._world = world
         self._judge = judge
         self._latency = latency
-        self._requests = Requests(world)
+        self._cloud = SimCloud(world)
         self._queued: dict[str, set[str]] = {}  # by host: fences that were handed over and have not begun
 
     def died(self) -> None:
@@ -208,7 +209,11 @@ class Hands:
             arrive()
 
     def _read_nova(self, host: str) -> None:
-        self.observe(self._owner.engine, NovaSeen(host=host, at=self._owner.now(), service=self._requests.look(host)))
+        try:
+            services = {s.host: s for s in self._cloud.services()}
+        except HaAgentError:
+            services = None
+        self.observe(self._owner.engine, row_seen(host, self._owner.now(), services))
 
     def _reading(self, host: str, device: str) -> Reading:
         """As a fencing worker reports it: of another machine than was learned it only says that it is another one."""
@@ -385,12 +390,11 @@ class Hands:
             delay = back
             self._judge.before_nova(command)
             try:
-                outcome = self._requests.carry_out(command)
-            except DriverError as error:
-                outcome = Outcome(command=command.id, status=Status.FAILED, error=str(error))
-            except Unanswered as error:
-                outcome = Outcome(command=command.id, status=Status.LOST, error=str(error))
-                delay = min(api_max_s, 5.0)
+                outcome = ask(self._cloud, command)
+            except HaAgentError as error:
+                outcome = failed(command, error)
+                if outcome.status is Status.LOST:
+                    delay = min(api_max_s, 5.0)
             if to + delay > api_max_s:
                 outcome = Outcome(command=command.id, status=Status.LOST, error="Nova did not answer in time")
                 delay = max(0.0, api_max_s - to)

@@ -2,53 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from ha_agent.errors import DriverError, Unanswered
-from ha_agent.model import Command, CommandKind, ComputeService, Migration, Outcome, Server, Status, Survey
+from ha_agent.model import ComputeService, Migration, Server
 from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, NovaError, SimMigration, SimServer
 from ha_agent.sim.world import World
 
-CHANGES = frozenset(
-    {
-        CommandKind.FORCE_DOWN,
-        CommandKind.CLEAR_FORCE_DOWN,
-        CommandKind.EVACUATE,
-        CommandKind.START,
-        CommandKind.STOP,
-        CommandKind.REBOOT,
-    }
-)
+T = TypeVar("T")
 
 
-class Requests:
-    """What one controller asks of Nova. Each method is one moment; the caller gives it its place in time."""
+class SimCloud:
+    """ports.Cloud for one controller. Each call is one moment, and one request; the caller gives it its place in time."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._nova = world.nova
 
-    def carry_out(self, command: Command) -> Outcome:
+    def services(self) -> Sequence[ComputeService]:
+        """See ports.Cloud."""
+        self._reads()
+        return tuple(self.service(host) for host in self._nova.hosts)
+
+    def servers(self, host: str) -> Sequence[Server]:
+        """See ports.Cloud."""
+        self._reads()
+        lack = self._world.weather.lists_lack
+        return tuple(_server(s) for s in self._nova.servers.values() if s.host == host and s.host not in lack)
+
+    def migrations(self, host: str) -> Sequence[Migration]:
+        """See ports.Cloud."""
+        self._reads()
+        return _migrations(m for m in self._listed() if host in (m.source, m.dest))
+
+    def evacuations(self, source: str) -> Sequence[Migration]:
+        """See ports.Cloud."""
+        self._reads()
+        return _migrations(m for m in self._listed() if m.source == source and m.kind == EVACUATION)
+
+    def unfinished_evacuations(self) -> Sequence[Migration]:
+        """See ports.Cloud."""
+        self._reads()
+        return _migrations(m for m in self._listed() if m.kind == EVACUATION and m.status in UNFINISHED)
+
+    def last_reboot(self, server: str) -> str:
+        """See ports.Cloud."""
+        self._reads()
+        return next((a.request_id for a in self._asked(lambda: self._nova.actions(server)) if a.action == "reboot"), "")
+
+    def force_down(self, host: str, value: bool) -> None:
+        """See ports.Cloud."""
+
+        def change() -> None:
+            if self._nova.hosts[host].forced_down != value:
+                self._nova.force_down(self._nova.hosts[host].service_id, value)
+
+        self._change(change, of_guests=False)
+
+    def evacuate(self, server: str, host: str, judged: int = 0) -> None:
+        """See ports.Cloud: a server that left, or that is on its way by a record the caller has not judged, is left alone."""
+
+        def change() -> None:
+            if self._nova.server(server).host != host:
+                raise DriverError(f"it is on {self._nova.server(server).host}")
+            mine = [m for m in self._listed() if m.server == server and m.kind == EVACUATION]
+            if any(m.status in UNFINISHED and m.id > judged for m in mine):
+                raise DriverError("an evacuation of it is not finished")
+            self._nova.evacuate(server, self._world.microversion)
+
+        self._change(change)
+
+    def start(self, server: str) -> None:
+        """See ports.Cloud."""
+        self._change(lambda: self._nova.start(server))
+
+    def stop(self, server: str) -> None:
+        """See ports.Cloud."""
+        self._change(lambda: self._nova.stop(server))
+
+    def reboot(self, server: str) -> None:
+        """See ports.Cloud."""
+        self._change(lambda: self._nova.reboot(server))
+
+    def api_max_s(self) -> float:
+        """See ports.Cloud. Here each command has its own bound, from policy."""
+        return 0.0
+
+    # --- how requests fare ---
+
+    def _reads(self) -> None:
+        """Raises DriverError where no answer comes."""
+        self._world.weather.before(change=False)
+
+    def _change(self, change: Callable[[], object], *, of_guests: bool = True) -> None:
         """Raises DriverError (it did not happen) or Unanswered (nobody knows)."""
-        change = command.kind in CHANGES
-        lost = self._world.weather.before(change=change)
-        if self._world.broker and change and command.kind not in (CommandKind.FORCE_DOWN, CommandKind.CLEAR_FORCE_DOWN):
+        lost = self._world.weather.before(change=True)
+        if self._world.broker and of_guests:
             raise Unanswered("Nova answered 500: its message broker does not answer")
-        try:
-            outcome = self._run(command)
-        except NovaError as error:
-            raise DriverError(f"Nova refused ({error.code}): {error.message}") from None
+        self._asked(change)
         if lost is not None:
             raise Unanswered(f"Nova's answer was lost ({lost})")
-        return outcome
 
-    def look(self, host: str) -> ComputeService | None:
-        """The host's row, during suspicion; None where Nova cannot be read."""
+    def _asked(self, call: Callable[[], T]) -> T:
         try:
-            self._world.weather.before(change=False)
-        except DriverError:
-            return None
-        return self.service(host)
+            return call()
+        except NovaError as error:
+            raise DriverError(f"Nova refused ({error.code}): {error.message}") from None
+
+    # --- what Nova has ---
 
     def service(self, host: str) -> ComputeService:
         """The host's row of os-services."""
@@ -64,68 +126,13 @@ class Requests:
             updated_at=self._nova.updated_at(host),
         )
 
-    def _run(self, command: Command) -> Outcome:
-        nova, host, server = self._nova, command.host, command.subject
-        survey: Survey | None = None
-        last_reboot = ""
-        match command.kind:
-            case CommandKind.FORCE_DOWN | CommandKind.CLEAR_FORCE_DOWN:
-                value = command.kind is CommandKind.FORCE_DOWN
-                if nova.hosts[host].forced_down != value:
-                    nova.force_down(nova.hosts[host].service_id, value)
-            case CommandKind.SURVEY:
-                survey = self._survey(host)
-            case CommandKind.FOLLOW:
-                rows = [m for m in self._listed() if m.source == host and m.kind == EVACUATION]
-                survey = Survey(migrations=_migrations(rows))
-            case CommandKind.LIST_SERVERS:
-                survey = Survey(servers=self._servers(command.hosts))
-            case CommandKind.EVACUATE:
-                self._look_first(server, host, command.judged)
-                nova.evacuate(server, self._world.microversion)
-            case CommandKind.START:
-                nova.start(server)
-            case CommandKind.STOP:
-                nova.stop(server)
-            case CommandKind.REBOOT:
-                nova.reboot(server)
-            case CommandKind.LAST_REBOOT:
-                last_reboot = next((a.request_id for a in nova.actions(server) if a.action == "reboot"), "")
-            case _:
-                raise DriverError(f"Nova knows no {command.kind}")
-        return Outcome(command=command.id, status=Status.OK, survey=survey, last_reboot=last_reboot)
-
-    def _look_first(self, server: str, host: str, judged: int) -> None:
-        """As the Cloud port promises: a server that left, or that is on its way by a record the caller has not judged, is left alone."""
-        if self._nova.server(server).host != host:
-            raise DriverError(f"it is on {self._nova.server(server).host}")
-        mine = [m for m in self._listed() if m.server == server and m.kind == EVACUATION]
-        if any(m.status in UNFINISHED and m.id > judged for m in mine):
-            raise DriverError("an evacuation of it is not finished")
-
     def _listed(self) -> list[SimMigration]:
         """Records are kept in the cell of their hosts."""
         lack = self._world.weather.lists_lack
         return [m for m in self._nova.listed() if m.source not in lack]
 
-    def _servers(self, hosts: Sequence[str]) -> tuple[Server, ...]:
-        lack = self._world.weather.lists_lack
-        return tuple(_server(s) for s in self._nova.servers.values() if s.host in hosts and s.host not in lack)
 
-    def _survey(self, host: str) -> Survey:
-        if self.service(host).state is None:  # as the executor does: half a picture is none (S9)
-            raise DriverError(f"Nova cannot say how the service of {host} is: its cell may be down")
-        servers = self._servers((host,))
-        ids = {s.id for s in servers}
-        rows = [
-            m
-            for m in self._listed()
-            if host in (m.source, m.dest) or (m.server in ids and m.kind == EVACUATION and m.status in UNFINISHED)
-        ]
-        return Survey(servers=servers, migrations=_migrations(rows), service=self.service(host))
-
-
-def _migrations(rows: Sequence[SimMigration]) -> tuple[Migration, ...]:
+def _migrations(rows: Iterable[SimMigration]) -> tuple[Migration, ...]:
     newest_first = sorted(rows, key=lambda m: -m.id)
     return tuple(
         Migration(id=m.id, server=m.server, kind=m.kind, status=m.status, source=m.source, dest=m.dest)

@@ -12,6 +12,7 @@ from ha_agent.controller import readiness
 from ha_agent.controller.measures import Measures
 from ha_agent.controller.quiet_nova import protection
 from ha_agent.controller.summaries import numbers, summaries
+from ha_agent.errors import HaAgentError
 from ha_agent.heartbeat.expiry import Thresholds
 from ha_agent.metrics import Snapshot, render
 from ha_agent.model import Server
@@ -20,7 +21,7 @@ from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Recovery, St
 from ha_agent.ports import Delivery, Heartbeat
 from ha_agent.sim.actions import perform
 from ha_agent.sim.loop import Process
-from ha_agent.sim.requests import Requests
+from ha_agent.sim.requests import SimCloud
 from ha_agent.sim.simulation import PROTECTED, Simulation
 
 JOB, INSTANCE = "ha-agent", "controller-1"
@@ -148,8 +149,10 @@ class Watched:
             self._life, self._measures = process.lives, Measures()
         self._measures.stages.follow(engine.state)
         views, devices = summaries(engine), process.devices.all()
-        nova = Requests(sim.world)
-        readable = all(nova.look(host) is not None for host in engine.policy.hosts)
+        try:
+            readable = bool(SimCloud(sim.world).services())
+        except HaAgentError:
+            readable = False
         waiting = len(sim.store.list(OUTBOX))
         until_s = max(0.0, engine.lease_until - process.now())
         return Snapshot(
@@ -180,7 +183,7 @@ class Watched:
                         view,
                         engine.state.hosts.get(host),
                         devices=[device for device in devices if device.host == host],
-                        services={host: nova.service(host)},
+                        services={host: SimCloud(sim.world).service(host)},
                         servers=protection(self._servers(host), engine.policy.hosts[host].recovery),
                         limits=Thresholds(),
                     )

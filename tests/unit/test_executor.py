@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ha_agent.controller.effects import Do, ReadBmc, ReadNova
-from ha_agent.controller.executor import Executor, survey
+from ha_agent.controller.executor import Executor
+from ha_agent.controller.nova_calls import survey
 from ha_agent.errors import DriverError, Unanswered
 from ha_agent.model import (
     Command,

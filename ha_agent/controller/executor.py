@@ -156,13 +156,18 @@ class Executor:
         except BaseException:
             self._free.release()
             raise
-        # the thread is free again when the call has ended, not when we stopped waiting for it
-        future.add_done_callback(lambda _: self._free.release())
+        future.add_done_callback(self._ended)
         try:
             async with asyncio.timeout(policy.recovery.api_max_s):
                 return await asyncio.shield(future)
         except TimeoutError:
             raise Unanswered(f"Nova did not answer {command.kind} in time") from None
+
+    def _ended(self, call: asyncio.Future[Outcome]) -> None:
+        """A thread is free again when its call has ended, not when we stopped waiting for it. Nobody may be left to ask how it ended."""
+        self._free.release()
+        if not call.cancelled():
+            call.exception()
 
     def _allowed(self, command: Command) -> None:
         refusal = self._permit(command)

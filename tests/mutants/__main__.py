@@ -35,6 +35,7 @@ MUTATED = (
     "ha_agent/controller/overplanes.py",
     "ha_agent/controller/silence.py",
     "ha_agent/controller/executor.py",
+    "ha_agent/controller/nova_calls.py",
 )
 SEPARATOR = " :: "
 

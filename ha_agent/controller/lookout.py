@@ -97,6 +97,8 @@ class Lookout:
         self._to_note: set[str] = set()
         self._note_at = 0.0
         self._remembered: dict[str, float] = {}  # hosts whose witnesses the journal knew, and when that was read
+        self._denied: dict[str, set[str]] = {}  # by hosts: who did not reach them since they were last heard
+        self._quiet_at: dict[str, float] = {}  # when others were last asked to reach them while they were heard
         self._places: dict[str, str] = {}  # of every host, as the inventory says
         self._elsewhere: set[str] = set()  # heard before, but not where they are now
         self._here_from: dict[
@@ -173,6 +175,8 @@ class Lookout:
         """Who reached it, and what they may still answer: it is somewhere else now, or nowhere."""
         self.reached.pop(host, None)
         self._remembered.pop(host, None)
+        self._denied.pop(host, None)
+        self._quiet_at.pop(host, None)
         self.over.forget(host)
         self._elsewhere.discard(host)
         self._here_from[host] = self.clock.now() + self._detection(host).probe_timeout_s + STRAY_S
@@ -322,6 +326,7 @@ class Lookout:
             self.suspicions += 1
         self.views[host] = witness.heard(view, beat)
         self._found(host, beat.at)
+        self._disprove(host)
         self._undialled.discard(host)
         self._seen.add(host)
         if view.suspect_at is not None:
@@ -402,6 +407,7 @@ class Lookout:
             view = self.views[host] = became
             self._silent.add(host)
             self._counted = None
+            self._denied.pop(host, None)  # they may well be right
             self._give(view, view.verdict, view.reason, None)
         if view.suspect_at is not None:
             asked_last = witness.ripe(view, now, detection)
@@ -563,6 +569,7 @@ class Lookout:
                 continue
             detection = self._detection(host)
             self._note_witnesses(host)
+            self._quiet_at[host] = now
             for w in self._volunteers(host, detection.probes):
                 self._want(
                     AskWitness(witness=w, target=host, nonce=self.random.nonce(), deadline_s=detection.probe_timeout_s)
@@ -591,6 +598,8 @@ class Lookout:
 
     def _note_reached(self, obs: ProbeAnswered) -> None:
         """Who got a signed answer may deny the host later, over the planes over which it came."""
+        if obs.over.get(MANAGEMENT, obs.answer) is Answer.SILENT and self._asked_in_quiet(obs):
+            self._denied.setdefault(obs.host, set()).add(obs.witness)
         if Answer.SIGNED not in (obs.answer, *obs.over.values()) or not self._found(obs.host, obs.at):
             return
         if obs.over:
@@ -602,6 +611,25 @@ class Lookout:
         if obs.over.get(MANAGEMENT, obs.answer) is Answer.SIGNED:
             self.reached.setdefault(obs.host, {})[obs.witness] = obs.at
             self._note_first_witnesses(obs.host)
+
+    def _asked_in_quiet(self, obs: ProbeAnswered) -> bool:
+        """Whether it answers a question of times in which the host was heard; one from the silence before is answered late."""
+        lasts_s = self._detection(obs.host).probe_timeout_s + witness.ANSWER_SLACK_S
+        return self._is_heard(obs.host) and obs.at - self._quiet_at.get(obs.host, -math.inf) <= lasts_s
+
+    def _only_remembered(self, host: str, who: str) -> bool:
+        """Whether the journal alone says that it reached the host: nobody knows how long ago that was."""
+        at = self.reached.get(host, {}).get(who)
+        return at is not None and at == self._remembered.get(host)
+
+    def _disprove(self, host: str) -> None:
+        """A heartbeat after a denial: who gave it, and reached the host before our start alone, may not deny it later (S5). Others are asked
+        soon, for one lost packet is a denial, too."""
+        for who in self._denied.pop(host, ()):
+            if self._only_remembered(host, who):
+                del self.reached[host][who]
+                if host in self._probe_at:
+                    self._probe_after(host, 2.0)
 
     def _note_first_witnesses(self, host: str) -> None:
         """The first few are kept at once: a crash soon after them must not leave a host of which nobody may speak."""

@@ -995,6 +995,63 @@ def test_how_many_may_speak_of_a_host() -> None:
     assert (bench.lookout.witnesses("h1"), bench.lookout.witnesses("h2"), bench.lookout.witnesses("h9")) == (2, 0, 0)
 
 
+def restarted(*witnesses: str) -> Bench:
+    """A controller that remembers who reached h1, some time before its start."""
+    bench = Bench(heard=False)
+    bench.record("h1", witnesses=witnesses)
+    bench.lookout.remember()
+    keep_alive(bench, "h1", "h2", "h3", "h4")
+    bench.now_s = 200.0
+    keep_alive(bench, "h1", "h2", "h3", "h4")
+    assert bench.at(200.0).asked(), "now others are to reach it"
+    assert bench.lookout.witnesses("h1") == len(witnesses)
+    return bench
+
+
+def test_who_is_remembered_and_cannot_reach_a_host_that_lives_may_not_deny_it() -> None:
+    """Its way may have been lost while nobody watched: dated by our start, its denial would count when our own way is lost, too (S5)."""
+    bench = restarted("h2", "h3")
+    bench.now_s = 201.0
+    bench.reach("h1", "h2", answer=SILENT)
+    bench.reach("h1", "h3")
+    assert bench.lookout.witnesses("h1") == 2, "it may just have died"
+    bench.now_s = 201.5
+    bench.beat("h1")
+    assert set(bench.lookout.reached["h1"]) == {"h3"}
+    keep_alive(bench, "h2", "h3", "h4")
+    bench.at(203.5)
+    assert "h2" in bench.asked(), "soon again: it may have been a lost packet"
+    bench.reach("h1", "h2")
+    assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
+
+
+def test_a_denial_of_a_host_that_then_falls_silent_may_be_right() -> None:
+    bench = restarted("h2", "h3")
+    bench.now_s = 202.0
+    bench.reach("h1", "h2", answer=SILENT)
+    bench.at(204.0)
+    bench.reach("h1", "h3", answer=SILENT)
+    bench.now_s = 240.0
+    bench.beat("h1", boot="next")
+    assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
+    bench.reach("h1", "h2", answer=SILENT)  # to a question from the silence, late
+    bench.beat("h1", boot="next")
+    assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
+
+
+def test_who_reached_a_host_since_our_start_may_deny_it_although_a_packet_was_lost() -> None:
+    bench = restarted("h2", "h3")
+    bench.now_s = 201.0
+    bench.reach("h1", "h2")
+    bench.reach("h1", "h2", answer=SILENT)
+    bench.reach("h1", "h3", answer=Answer.FAILED)  # it could not ask
+    bench.reach("h1", "h3", answer=SILENT)
+    bench.reach("h1", "h3")
+    bench.now_s = 201.5
+    bench.beat("h1")
+    assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
+
+
 # --- after a pause of our own ---
 
 

@@ -20,7 +20,7 @@ SLOW := $(wildcard tests/integration tests/benchmarks)
 
 help:
 	@echo 'make demo        a hypervisor dies, its instances live on: the whole path, on loopback, no root'
-	@echo 'make test        lint, types and every test (as root also those that need Debian packages)'
+	@echo 'make test        lint, types and tests (as root also those that need Debian packages); it names those that it left out, as too long for CI'
 	@echo 'make check       for daily work: lint, types, unit, scenarios, a little simulation'
 	@echo 'make test-full   everything, also what takes too long for CI; keeps its result in docs/test-full.txt'
 	@echo 'make scenarios [UPDATE=1]   replay the scenarios; UPDATE=1 rewrites the expected logs'

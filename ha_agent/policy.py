@@ -11,7 +11,8 @@ class Detection(Value, frozen=True, kw_only=True):
     `hung_patience_s`: how long Nova's view must stand still while the kernel answers TCP. `probe_interval_s`: one round of
     indirect probes. `probe_timeout_s`: how long a witness tries. `witness_fresh_s`: a witness must have reached the target
     within this time before. `doubt_share`: when more than this share of the known hosts (and at least `doubt_min`) falls silent
-    together, our own network is more likely the cause. `pause_s`: a gap of our own loop after which we look before we act.
+    together, our own network is more likely the cause. `pause_s`: how much too late our own loop may come to its next turn,
+    which is due within a second; what takes longer is a pause of ours, after which we look before we act.
     `verdict_max_age_s`: a fence needs a verdict confirmed within this time.
     """
 

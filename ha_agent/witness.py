@@ -8,7 +8,7 @@ has an exit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
@@ -22,6 +22,7 @@ from ha_agent.rhythm import Rhythm
 ANSWER_SLACK_S = 0.5  # how much longer than its own time-out a witness's answer may take to arrive
 REACHED = frozenset({Answer.SIGNED, Answer.TCP})
 REPORT_SLACK_S = 5.0  # beyond two report intervals, after which a sign of life in Nova has aged
+READ_AGAIN_S = 15.0  # after which devices that could not be read are read once more
 LAST_LOOK_S = 1.0  # before the first verdict Nova is asked once more, or what it heard meanwhile would come too late
 LAST_ROUND_SHARE = (
     0.02  # of the full suspicion time: so long the witnesses have for a yes when they are asked at its end
@@ -36,7 +37,7 @@ DIRECT_FRESH_S = 5.0  # how long our own refused connection says that the kernel
 class Round(Value, frozen=True, kw_only=True):
     """One round of indirect probes. `asked`: the eligible witnesses; `answers`: by witness. Of a host with several planes: `speakers`, by
     plane, who of `asked` may deny it over that one; `over`, by witness, what came over each plane; `own`, the name of this controller,
-    which tries them too: its yes counts, its no does not."""
+    which tries them too: its yes counts, its no does not. `beside`: witnesses that could not say lately; the same holds for them."""
 
     nonce: str
     at: float
@@ -45,6 +46,11 @@ class Round(Value, frozen=True, kw_only=True):
     speakers: dict[str, tuple[str, ...]] = {}
     over: dict[str, dict[str, Answer]] = {}
     own: str = ""
+    beside: tuple[str, ...] = ()
+
+    def everybody(self) -> tuple[str, ...]:
+        """All that are asked."""
+        return (*self.asked, *self.beside, *([self.own] if self.own else ()))
 
     def complete(self, now_s: float, detection: Detection) -> bool:
         """Everybody answered, or had time to."""
@@ -62,9 +68,10 @@ class View(Value, frozen=True, kw_only=True):
     """A host as it is seen. `window_at`: silence counts from here (the last heartbeat, or the start of a full window after our own start
     or pause). `seen`: heard at least once, ever. `round`/`judged`: the current and the last complete round of probes.
     `rhythm`: of its heartbeats since this boot. `nova_base`: Nova's `updated_at` as read first after the silence began; `nova_at`: when
-    Nova was last readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked.
+    Nova was last readable; `nova_moved_at`: when it was seen to differ from the base; `nova_tried_at`, `row_asked_at`: when it was last tried, and asked; `power_asked_at`: its devices.
     `tcp_at`: when its kernel last answered a witness in this silence. `spoke_at`: when a program there last answered us, though with nothing
-    that is trusted. `doubted_at`: until when we doubted ourselves in it."""
+    that is trusted. `doubted_at`: until when we doubted ourselves in it. `paused_at`: when our last pause in this silence ended.
+    `suspected_at`: when it was first suspected in this silence, whatever became of that in a pause of ours."""
 
     host: str
     verdict: Verdict
@@ -84,6 +91,7 @@ class View(Value, frozen=True, kw_only=True):
     round: Round | None = None
     judged: Round | None = None
     power: tuple[Reading, ...] = ()
+    power_asked_at: float | None = None
     nova_base: str | None = None
     nova_base_at: float | None = None
     nova_at: float | None = None
@@ -93,6 +101,8 @@ class View(Value, frozen=True, kw_only=True):
     tcp_at: float | None = None
     spoke_at: float | None = None
     doubted_at: float | None = None
+    paused_at: float | None = None
+    suspected_at: float | None = None
     reported: str = ""
     misses: int = 0
     false_suspicions: int = 0
@@ -121,12 +131,37 @@ def fresh(host: str, now_s: float, *, seen: bool = False, boot_id: str = "") -> 
 
 def anew(view: View, now_s: float) -> View:
     """One full window again: what was asked before says nothing of the host any more."""
-    return msgspec.structs.replace(view, window_at=now_s, suspect_at=None, round=None, judged=None, direct_tcp_at=None)
+    return msgspec.structs.replace(
+        view,
+        window_at=now_s,
+        suspect_at=None,
+        round=None,
+        judged=None,
+        direct_tcp_at=None,
+        power_asked_at=None,
+        paused_at=None,
+        suspected_at=None,
+    )
+
+
+def paused(view: View, ran_until_s: float, now_s: float, detection: Detection) -> View:
+    """After a pause of our own (S8): one full window again. A further pause in the same silence takes nothing away from it: the silence that
+    we watched before still counts, the pause itself does not, and after it we look anew before we believe anything (see `look_s`)."""
+    watched_s = (
+        0.0 if view.paused_at is None else min(ran_until_s - view.window_at, detection.down_after_s - look_s(detection))
+    )
+    began_at = max(view.window_at, now_s - max(0.0, watched_s))
+    return msgspec.structs.replace(anew(view, began_at), paused_at=now_s, suspected_at=view.suspected_at)
+
+
+def look_s(detection: Detection) -> float:
+    """The least that is watched after a pause of our own, however often we pause: two heartbeats that do not come, and a round of probes."""
+    return 2 * detection.heartbeat_interval_s + detection.probe_timeout_s + ANSWER_SLACK_S
 
 
 def heard(view: View, beat: Heartbeat) -> View:
     """A heartbeat ends every suspicion."""
-    false_alarm = view.suspect_at is not None and view.boot_id in ("", beat.boot_id)
+    false_alarm = view.suspected_at is not None and view.boot_id in ("", beat.boot_id)
     return msgspec.structs.replace(
         view,
         verdict=Verdict.ALIVE,
@@ -146,6 +181,7 @@ def heard(view: View, beat: Heartbeat) -> View:
         round=None,
         judged=None,
         power=(),
+        power_asked_at=None,
         nova_base=None,
         nova_base_at=None,
         nova_at=None,
@@ -155,6 +191,8 @@ def heard(view: View, beat: Heartbeat) -> View:
         tcp_at=None,
         spoke_at=None,
         doubted_at=None,
+        paused_at=None,
+        suspected_at=None,
         reported="",
         false_suspicions=view.false_suspicions + (1 if false_alarm else 0),
         rhythm=_rhythm(view, beat),
@@ -175,6 +213,14 @@ def suspect_after_s(view: View, detection: Detection) -> float:
     return rhythm.suspect_after_s(view.rhythm, detection, most_s)
 
 
+def patience_s(view: View, detection: Detection) -> float:
+    """The silence that makes a suspect now: not at once after a pause of our own, or what waits in our sockets would come too late."""
+    usual = suspect_after_s(view, detection)
+    if view.paused_at is None:
+        return usual
+    return max(usual, view.paused_at + 2 * detection.heartbeat_interval_s - view.window_at)
+
+
 def disconnected(view: View, seen: Disconnected) -> View:
     """Our own connection ended or was refused: whether the kernel answered is worth as much as a witness's word."""
     return msgspec.structs.replace(
@@ -189,7 +235,7 @@ def disconnected(view: View, seen: Disconnected) -> View:
 def answered(view: View, answer: ProbeAnswered) -> View:
     """A witness's word, if it belongs to the current round."""
     current, who = view.round, answer.witness
-    if current is None or answer.nonce != current.nonce or who not in (*current.asked, current.own):
+    if current is None or answer.nonce != current.nonce or who not in current.everybody():
         return view
     word, over = answer.answer, current.over
     if current.speakers:
@@ -234,7 +280,7 @@ def reported(view: View, report: Reported, detection: Detection) -> View:
 def next_look(view: View, detection: Detection, now_s: float) -> float:
     """When the host is to be looked at again if nothing is heard: boottime seconds."""
     if view.suspect_at is None:
-        return view.window_at + suspect_after_s(view, detection)
+        return view.window_at + patience_s(view, detection)
     current = view.round
     if current is None:
         return view.suspect_at
@@ -250,6 +296,15 @@ def wants_row(view: View, now_s: float, detection: Detection) -> bool:
     """Whether Nova is to be asked for the host's row once more, shortly before the first verdict."""
     last_look = view.window_at + detection.down_after_s - LAST_LOOK_S
     return view.suspect_at is not None and now_s >= last_look and (view.row_asked_at or 0.0) < last_look
+
+
+def wants_power(view: View, now_s: float, detection: Detection) -> bool:
+    """Whether its devices are to be read: when it becomes a suspect, and again where that failed, for as long as a verdict may take."""
+    if view.suspect_at is None or view.power_asked_at is None:
+        return view.suspect_at is not None
+    unread = not view.power or any(r.power is Power.UNKNOWN for r in view.power)
+    lasts_s = max(detection.down_after_s, detection.hung_patience_s)
+    return unread and view.power_asked_at + READ_AGAIN_S <= now_s <= view.suspect_at + lasts_s
 
 
 def _row_awaited(view: View, ctx: Context) -> bool:
@@ -287,11 +342,12 @@ def wants_round(view: View, ctx: Context) -> bool:
 
 
 def could_not_say(view: View) -> frozenset[str]:
-    """Witnesses that were asked in the last round and denied nothing: their own trouble, they are left out of the next one."""
+    """Witnesses that were asked in the last round and denied nothing: their own trouble, others are asked in their place."""
     current = view.round
     if current is None:
         return frozenset()
-    return frozenset(w for w in current.asked if current.answers.get(w, Answer.FAILED) is Answer.FAILED)
+    asked = (*current.asked, *current.beside)
+    return frozenset(w for w in asked if current.answers.get(w, Answer.FAILED) is Answer.FAILED)
 
 
 def mute_over(view: View, plane: str) -> frozenset[str]:
@@ -299,32 +355,41 @@ def mute_over(view: View, plane: str) -> frozenset[str]:
     current = view.round
     if current is None:
         return frozenset()
-    mute = (w for w in current.speakers.get(plane, ()) if current.over.get(w, {}).get(plane) in (None, Answer.FAILED))
-    return frozenset(mute)
+    asked = (*current.speakers.get(plane, ()), *current.beside)
+    return frozenset(w for w in asked if current.over.get(w, {}).get(plane) in (None, Answer.FAILED))
 
 
-def begin_round(view: View, nonce: str, asked: Sequence[str], now_s: float) -> View:
-    """Ask again."""
-    return msgspec.structs.replace(view, judged=view.round, round=Round(nonce=nonce, at=now_s, asked=tuple(asked)))
+def begin_round(view: View, nonce: str, asked: Sequence[str], now_s: float, beside: Sequence[str] = ()) -> View:
+    """Ask again. `beside`: who could not say lately, and is asked for a yes alone."""
+    following = Round(nonce=nonce, at=now_s, asked=tuple(asked), beside=tuple(w for w in beside if w not in asked))
+    return msgspec.structs.replace(view, judged=view.round, round=following)
 
 
 def begin_round_over(
-    view: View, nonce: str, by_plane: Mapping[str, Sequence[str]], own: str, now_s: float, detection: Detection
+    view: View,
+    nonce: str,
+    by_plane: Mapping[str, Sequence[str]],
+    own: str,
+    now_s: float,
+    detection: Detection,
+    beside: Sequence[str] = (),
 ) -> View:
     """Ask again about a host with several planes. `by_plane`: who may speak over each plane that counts, best first."""
     asked = planes.chosen(by_plane, detection.probes, detection.witnesses_min)
     speakers = {plane: tuple(w for w in names if w in asked) for plane, names in by_plane.items()}
-    following = Round(nonce=nonce, at=now_s, asked=asked, speakers=speakers, own=own)
+    more = tuple(w for w in beside if w not in asked)
+    following = Round(nonce=nonce, at=now_s, asked=asked, speakers=speakers, own=own, beside=more)
     return msgspec.structs.replace(view, judged=view.round, round=following)
 
 
 def silent(view: View, ctx: Context) -> View:
     """Called when the host may have been silent for too long: a suspect, or nothing new."""
-    if view.suspect_at is not None or ctx.now_s < view.window_at + suspect_after_s(view, ctx.detection):
+    if view.suspect_at is not None or ctx.now_s < view.window_at + patience_s(view, ctx.detection):
         return view
     reason = f"no heartbeat for {ctx.now_s - view.window_at:.1f} s" if not view.reported else view.reported
     verdict = Verdict.SUSPECT if view.seen else Verdict.NEVER_SEEN
-    return msgspec.structs.replace(view, verdict=verdict, reason=reason, suspect_at=ctx.now_s)
+    first = ctx.now_s if view.suspected_at is None else view.suspected_at
+    return msgspec.structs.replace(view, verdict=verdict, reason=reason, suspect_at=ctx.now_s, suspected_at=first)
 
 
 def ripe(view: View, now_s: float, detection: Detection) -> Round | None:
@@ -461,15 +526,19 @@ def eligible(
     domains: Mapping[str, str],
     detection: Detection,
     now_s: float,
+    but: Container[str] = (),
 ) -> tuple[str, ...]:
     """Who may speak of a host: hosts that reached it before, recently as seen from when its silence began, and are fresh themselves;
-    at most `probes`, other failure domains first, then by turns."""
+    at most `probes`, other failure domains first, then by turns. `but`: who cannot say; others come in their place, where that leaves enough."""
     since = lately(target, detection, now_s)
     candidates = [
         w
         for w, at in reached.items()
         if w != target.host and at >= since and w in views and _heard_lately(views[w], detection, now_s)
     ]
+    able = [w for w in candidates if w not in but]
+    if len(able) >= detection.witnesses_min:
+        candidates = able
     home = domains.get(target.host, "")
     by_domain: dict[str, list[str]] = {}
     for w in sorted(candidates):
@@ -485,7 +554,7 @@ def eligible(
 
 def lately(target: View, detection: Detection, now_s: float) -> float:
     """Since when a host must have been reached by who may speak of it."""
-    return (target.suspect_at if target.suspect_at is not None else now_s) - detection.witness_fresh_s
+    return (target.suspected_at if target.suspected_at is not None else now_s) - detection.witness_fresh_s
 
 
 def _heard_lately(view: View, detection: Detection, now_s: float) -> bool:

@@ -49,10 +49,12 @@ class HostReadiness(Value, frozen=True, kw_only=True):
 
 
 class Readiness(Value, frozen=True, kw_only=True):
-    """The cloud. `ready`: every host would be recovered. `controller`: why this controller would not act at all, one sentence each. `standby`: the leader's name where another one
+    """The cloud. `ready`: every host would be recovered. `controller`: why this controller would not act, or not in time, one sentence each; `notes`: what
+    somebody should know of it. `standby`: the leader's name where another one
     leads; the hosts are then as this one sees them."""
 
     ready: bool
     controller: tuple[str, ...] = ()
     standby: str = ""
+    notes: tuple[str, ...] = ()
     hosts: tuple[HostReadiness, ...] = ()

@@ -35,8 +35,14 @@ def readiness(
     else:
         for line in told(found, every=every or bool(host)):
             say(line)
-    if not found.standby and not (found.ready and not (strict and any(each.findings for each in found.hosts))):
+    if not found.standby and not well(found, strict=strict):
         raise typer.Exit(1)
+
+
+def well(found: Readiness, *, strict: bool = False) -> bool:
+    """Whether nobody has to do anything. `strict`: nor to know anything."""
+    noted = bool(found.notes) or any(each.findings for each in found.hosts)
+    return found.ready and not (strict and noted)
 
 
 def _only(found: Readiness, host: str) -> Readiness:
@@ -52,7 +58,7 @@ def told(found: Readiness, *, every: bool = False) -> list[str]:
     """In sentences: what is well is counted, what is not is named, with what to do."""
     if found.standby:
         return [f"this controller stands by; {found.standby} leads: ask it"]
-    lines = [f"NOT READY: {reason}" for reason in found.controller]
+    lines = [f"NOT READY: {reason}" for reason in found.controller] + [f"note: {note}" for note in found.notes]
     troubled = [each for each in found.hosts if each.findings]
     shown = troubled if every else troubled[:NAMED_MAX]
     for each in shown:

@@ -271,6 +271,7 @@ class _Builder:
                 ("detection", "witnesses", "min"),
                 f"{len(model.hosts)} host(s) cannot give {model.detection.witnesses.min} witness(es): nothing would be fenced",
             )
+        self._domains()
         if model.fencing.storm.per_domain.max_hosts > model.fencing.storm.max_hosts:
             warn(("fencing", "storm", "per_domain", "max_hosts"), "is above storm.max_hosts, which holds first")
         if model.store.lease_s > 3 * model.detection.down_after_s:
@@ -283,6 +284,22 @@ class _Builder:
                 ("guests", "watchdog"),
                 "acts as notify in this version: events of guests are announced, none is acted on",
             )
+
+    def _domains(self) -> None:
+        """Where more hosts are there than are asked, somebody has to say which of them fail together."""
+        hosts, probes = self._model.hosts, self._model.detection.witnesses.probes
+        without = [name for name, host in hosts.items() if not host.domain]
+        if len(hosts) <= probes + 1 or not without:
+            return
+        if len(without) == len(hosts):
+            text = (
+                f"no host has a domain: the witnesses of a host are the next {probes} by name, in its own rack or not, and the storm "
+                "guard counts no racks; say where each host stands: hosts.NAME.domain, its rack or power feed"
+            )
+        else:
+            some = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
+            text = f"without a domain, and of one for that reason: {some}; say where each stands: hosts.NAME.domain"
+        self._findings.warn(("hosts",), text)
 
 
 def _has(data: Any, path: FieldPath) -> bool:

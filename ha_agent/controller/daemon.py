@@ -375,7 +375,7 @@ class Controller:
         return reasons
 
     def _own_reasons(self) -> list[str]:
-        """Why it would not act whatever happens, but for the lease."""
+        """Why it would not act in time whatever happens, but for the lease."""
         engine = self.engine
         reasons = []
         if not engine.state.fleet.armed:
@@ -386,6 +386,8 @@ class Controller:
             reasons.append(self.nova.error)
         if engine.store_error:
             reasons.append(f"the store failed: {engine.store_error}")
+        if trouble := engine.lookout.spells.trouble(self.clock.now()):
+            reasons.append(trouble)
         return reasons
 
     def readiness(self) -> Readiness:
@@ -408,11 +410,13 @@ class Controller:
                 for host, view in sorted(self.views().items())
                 if host in self.policy.hosts
             ),
+            self.engine.lookout.spells.notes(self.clock.now()),
         )
 
     def notes(self) -> Sequence[str]:
         """See Facade."""
         notes = [note.text for note in self._pki_notes() if not note.urgent]
+        notes += self.engine.lookout.spells.notes(self.clock.now())
         lost = ((host, view.planes_lost) for host, view in self.views().items() if view.planes_lost)
         notes += [f"no other host reaches {host} over {listed(planes)}" for host, planes in lost]
         return [*notes, *(note for each in self.deliveries() if (note := waits(each)))]

@@ -15,6 +15,7 @@ from ha_agent.controller.effects import AnyEffect, AskWitness, ReadBmc, ReadNova
 from ha_agent.controller.overplanes import OverPlanes
 from ha_agent.controller.rows import Rows
 from ha_agent.controller.silence import Silence
+from ha_agent.controller.spells import Spells
 from ha_agent.controller.together import Together
 from ha_agent.model import (
     Answer,
@@ -82,6 +83,7 @@ class Lookout:
         self.reached: dict[str, dict[str, float]] = {}  # over the management plane
         self.over = OverPlanes()
         self.suspicions = 0
+        self.spells = Spells()
         self._state = state
         self._leading = leading
         self._open_hosts = open_hosts
@@ -95,6 +97,8 @@ class Lookout:
         self._to_note: set[str] = set()
         self._note_at = 0.0
         self._remembered: dict[str, float] = {}  # hosts whose witnesses the journal knew, and when that was read
+        self._denied: dict[str, set[str]] = {}  # by hosts: who did not reach them since they were last heard
+        self._quiet_at: dict[str, float] = {}  # when others were last asked to reach them while they were heard
         self._places: dict[str, str] = {}  # of every host, as the inventory says
         self._elsewhere: set[str] = set()  # heard before, but not where they are now
         self._here_from: dict[
@@ -113,6 +117,7 @@ class Lookout:
         self._seen: set[str] = set()  # heard at least once, ever
         self._counted: Together | None = None
         self._counted_at = 0.0
+        self._ran_until: float | None = None
         self._domains: list[list[str]] = []  # the hosts of each failure domain
         self._seats: dict[str, tuple[int, int]] = {}  # by host: which of the domains, and its place there
         self._rows = Rows()
@@ -170,6 +175,8 @@ class Lookout:
         """Who reached it, and what they may still answer: it is somewhere else now, or nowhere."""
         self.reached.pop(host, None)
         self._remembered.pop(host, None)
+        self._denied.pop(host, None)
+        self._quiet_at.pop(host, None)
         self.over.forget(host)
         self._elsewhere.discard(host)
         self._here_from[host] = self.clock.now() + self._detection(host).probe_timeout_s + STRAY_S
@@ -238,6 +245,7 @@ class Lookout:
 
     def tick(self, now: float) -> None:
         """Look at who has been silent for too long, and let hosts reach each other."""
+        self._ran_until = now
         self._look_due(now)
         self._probe_due(now)
         self._note_due(now)
@@ -270,7 +278,15 @@ class Lookout:
             case Reported():
                 self.views[obs.host] = witness.reported(view, obs, self._detection(obs.host))
         if view.suspect_at is not None or isinstance(obs, Reported):
-            self._look(obs.host, self.clock.now())
+            self._look_soon(obs.host, self.clock.now())
+
+    def _look_soon(self, host: str, now: float) -> None:
+        """At once; but what waited in our sockets while we stood still says nothing before the pause was noticed, in the next turn (S8)."""
+        if self._ran_until is None or now - self._ran_until <= self.policy.detection.pause_s:
+            self._look(host, now)
+            return
+        self._look_at[host] = now
+        heapq.heappush(self._looks, (now, host))
 
     def _dialled(self, host: str) -> None:
         """In vain, for the first time: silence counts from now."""
@@ -306,10 +322,11 @@ class Lookout:
     def heard(self, view: witness.View, beat: Heartbeat) -> None:
         """A heartbeat. `decide` is told only where the journal does not know what it says."""
         host = beat.host
-        if view.suspect_at is not None and view.boot_id == beat.boot_id:
+        if view.suspected_at is not None and view.boot_id == beat.boot_id:
             self.suspicions += 1
         self.views[host] = witness.heard(view, beat)
         self._found(host, beat.at)
+        self._disprove(host)
         self._undialled.discard(host)
         self._seen.add(host)
         if view.suspect_at is not None:
@@ -365,7 +382,7 @@ class Lookout:
         """A look at the host when its silence begins to mean something."""
         self._look_at.pop(host, None)
         view = self.views[host]
-        patience_s = witness.suspect_after_s(view, self._detection(host))
+        patience_s = witness.patience_s(view, self._detection(host))
         late_s = view.window_at - self.clock.now()
         if late_s <= 0.0:
             self._silence.began(host, view.window_at, patience_s)
@@ -390,7 +407,7 @@ class Lookout:
             view = self.views[host] = became
             self._silent.add(host)
             self._counted = None
-            self._want(ReadBmc(host=host))
+            self._denied.pop(host, None)  # they may well be right
             self._give(view, view.verdict, view.reason, None)
         if view.suspect_at is not None:
             asked_last = witness.ripe(view, now, detection)
@@ -411,13 +428,16 @@ class Lookout:
                     self.views[host] = view
                     self._give(view, verdict[0], verdict[1], asked_last)
             asks_again = witness.wants_round(view, ctx)
+            if witness.wants_power(view, now, detection):
+                view = msgspec.structs.replace(view, power_asked_at=now)
+                self._want(ReadBmc(host=host))
             if asks_again or witness.wants_row(view, now, detection):
                 view = msgspec.structs.replace(view, row_asked_at=now)
                 self._want(ReadNova(host=host))
             if asks_again:
                 view = self._begin_round(view, now)
                 assert view.round is not None
-                for w in (*view.round.asked, *([view.round.own] if view.round.own else ())):
+                for w in view.round.everybody():
                     self._want(
                         AskWitness(witness=w, target=host, nonce=view.round.nonce, deadline_s=detection.probe_timeout_s)
                     )
@@ -435,16 +455,18 @@ class Lookout:
 
     def _begin_round(self, view: witness.View, now: float) -> witness.View:
         host, detection, nonce = view.host, self._detection(view.host), self.random.nonce()
+        mute = witness.could_not_say(view)
+        beside = sorted(w for w in mute if self._is_heard(w))[
+            : detection.probes
+        ]  # their yes is heard all the same (S5)
         if not self.policy.hosts[host].planes:
-            asked = _without(self._eligible(view, now), witness.could_not_say(view), detection)
-            return witness.begin_round(view, nonce, asked, now)
+            return witness.begin_round(view, nonce, self._eligible(view, now, but=mute), now, beside)
         # a plane over which nobody reached it lately does not count; the one of management always does
         counted = self.over.since(host, self.policy.hosts[host].planes, witness.lately(view, detection, now))
         by_plane = {
-            plane: _without(self._eligible(view, now, plane), witness.mute_over(view, plane), detection)
-            for plane in (MANAGEMENT, *counted)
+            plane: self._eligible(view, now, plane, witness.mute_over(view, plane)) for plane in (MANAGEMENT, *counted)
         }
-        return witness.begin_round_over(view, nonce, by_plane, self.name, now, detection)
+        return witness.begin_round_over(view, nonce, by_plane, self.name, now, detection, beside)
 
     def _note_row(self, seen: NovaSeen) -> None:
         if seen.service is not None and seen.service.updated_at:
@@ -510,6 +532,7 @@ class Lookout:
         """What this controller knows of itself now. Its sickness lengthens its patience with everybody."""
         self.own, now = own, self.clock.now()
         self.sickness = selfdoubt.sickness(own, self._beside(now) if self._silent else selfdoubt.UNASKED, now)
+        self.spells.felt(self.sickness, now)
         factor = selfdoubt.patience(self.sickness)
         if factor != self._factor:
             self._factor = factor
@@ -526,11 +549,13 @@ class Lookout:
             self._beside_at = now
         return self._answers
 
-    def _eligible(self, view: witness.View, now: float, plane: str = MANAGEMENT) -> tuple[str, ...]:
+    def _eligible(
+        self, view: witness.View, now: float, plane: str = MANAGEMENT, but: Container[str] = ()
+    ) -> tuple[str, ...]:
         reached = self.reached.get(view.host, {}) if plane == MANAGEMENT else self.over.over(view.host, plane)
         domains = {h: self.policy.hosts[h].domain for h in reached if h in self.policy.hosts}
         domains[view.host] = self.policy.hosts[view.host].domain
-        return witness.eligible(view, self.views, reached, domains, self._detection(view.host), now)
+        return witness.eligible(view, self.views, reached, domains, self._detection(view.host), now, but)
 
     def _probe_due(self, now: float) -> None:
         """Hosts reach each other in quiet times too: only who reached a host before may deny it later."""
@@ -544,6 +569,7 @@ class Lookout:
                 continue
             detection = self._detection(host)
             self._note_witnesses(host)
+            self._quiet_at[host] = now
             for w in self._volunteers(host, detection.probes):
                 self._want(
                     AskWitness(witness=w, target=host, nonce=self.random.nonce(), deadline_s=detection.probe_timeout_s)
@@ -572,6 +598,8 @@ class Lookout:
 
     def _note_reached(self, obs: ProbeAnswered) -> None:
         """Who got a signed answer may deny the host later, over the planes over which it came."""
+        if obs.over.get(MANAGEMENT, obs.answer) is Answer.SILENT and self._asked_in_quiet(obs):
+            self._denied.setdefault(obs.host, set()).add(obs.witness)
         if Answer.SIGNED not in (obs.answer, *obs.over.values()) or not self._found(obs.host, obs.at):
             return
         if obs.over:
@@ -583,6 +611,25 @@ class Lookout:
         if obs.over.get(MANAGEMENT, obs.answer) is Answer.SIGNED:
             self.reached.setdefault(obs.host, {})[obs.witness] = obs.at
             self._note_first_witnesses(obs.host)
+
+    def _asked_in_quiet(self, obs: ProbeAnswered) -> bool:
+        """Whether it answers a question of times in which the host was heard; one from the silence before is answered late."""
+        lasts_s = self._detection(obs.host).probe_timeout_s + witness.ANSWER_SLACK_S
+        return self._is_heard(obs.host) and obs.at - self._quiet_at.get(obs.host, -math.inf) <= lasts_s
+
+    def _only_remembered(self, host: str, who: str) -> bool:
+        """Whether the journal alone says that it reached the host: nobody knows how long ago that was."""
+        at = self.reached.get(host, {}).get(who)
+        return at is not None and at == self._remembered.get(host)
+
+    def _disprove(self, host: str) -> None:
+        """A heartbeat after a denial: who gave it, and reached the host before our start alone, may not deny it later (S5). Others are asked
+        soon, for one lost packet is a denial, too."""
+        for who in self._denied.pop(host, ()):
+            if self._only_remembered(host, who):
+                del self.reached[host][who]
+                if host in self._probe_at:
+                    self._probe_after(host, 2.0)
 
     def _note_first_witnesses(self, host: str) -> None:
         """The first few are kept at once: a crash soon after them must not leave a host of which nobody may speak."""
@@ -650,21 +697,14 @@ class Lookout:
         yield from islice((own[(seat + n) % len(own)] for n in range(1, len(own))), most)
 
     def paused(self) -> None:
-        """S8: after a pause of our own every host gets one full window again."""
+        """S8: after a pause of our own every host gets one full window again; after one pause too many, what is left of it. A suspicion
+        that began before is judged by a round that begins after it."""
         now = self.clock.now()
+        self.spells.paused(now)
+        ran_until = now if self._ran_until is None else self._ran_until
         for host, view in self.views.items():
-            if view.suspect_at is None:
-                self.views[host] = msgspec.structs.replace(view, window_at=max(view.window_at, now))
-            else:
-                # a suspicion that began before the pause is judged by a round that begins after it
-                self.views[host] = witness.anew(view, now)
-                self._silent.discard(host)
+            self.views[host] = witness.paused(view, ran_until, now, self._detection(host))
             self._wait_for(host)
+        self._silent.clear()
         self._counted = None
         self._given.clear()
-
-
-def _without(eligible: tuple[str, ...], mute: Container[str], detection: Detection) -> tuple[str, ...]:
-    """Who could not ask in the last round is left out, where enough others are there."""
-    asked = tuple(w for w in eligible if w not in mute)
-    return asked if len(asked) >= detection.witnesses_min else eligible

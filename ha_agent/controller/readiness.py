@@ -42,11 +42,11 @@ def judge(
     return HostReadiness(host=view.host, ready=ready, findings=tuple(findings), servers=servers)
 
 
-def whole(own: Sequence[str], standby: str, hosts: Iterable[HostReadiness]) -> Readiness:
-    """The cloud. `own`: why this controller would not act at all."""
+def whole(own: Sequence[str], standby: str, hosts: Iterable[HostReadiness], notes: Sequence[str] = ()) -> Readiness:
+    """The cloud. `own`: why this controller would not act, or not in time; `notes`: what somebody should know of it."""
     every = tuple(hosts)
     ready = not own and all(each.ready for each in every)
-    return Readiness(ready=ready, controller=tuple(own), standby=standby, hosts=every)
+    return Readiness(ready=ready, controller=tuple(own), standby=standby, hosts=every, notes=tuple(notes))
 
 
 def _heard(rules: HostPolicy, view: HostViewSummary) -> Iterable[Finding]:

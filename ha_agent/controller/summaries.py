@@ -43,6 +43,7 @@ def numbers(engine: Engine) -> dict[str, float]:
     """What is counted in the engine."""
     return {
         "sickness": float(engine.lookout.sickness),
+        "pauses": float(engine.lookout.spells.pauses),
         "false_suspicions": float(engine.suspicions),
         "guest_events_lost": float(sum(engine.guests_lost.values())),
         "notifications": float(engine.told),

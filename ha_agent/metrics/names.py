@@ -36,6 +36,9 @@ NUMBERS: Mapping[str, Number] = {
     "sickness": _gauge(
         "self_doubt", "0: the controller is well; 8: it trusts nothing that it sees, and waits twice as long"
     ),
+    "pauses": _counter(
+        "stood_still", "Pauses of the process, longer than detection.pause_s allows; it looks anew after each"
+    ),
     "store_works": _gauge("store_up", "Whether the last write of the journal succeeded"),
     "nova_readable": _gauge("nova_up", "Whether Nova could be read when it was last looked at, and knows every host"),
     "certificate_days": _gauge("certificate_remaining_seconds", "Until our own certificate ends", DAY_S),

@@ -18,7 +18,8 @@ NOTES = """\
 CPU and memory are of the controller process alone, in a window in which nothing happens; 100 % is one core. The remotes run beside it on the
 same machine. A start begins with the start of the process: first with an empty journal, then again, with all remotes up. Heard: every host
 was heard. Settled: that, and the last alarm in vain is over. Witnesses: every host was also reached by those who may later deny it.
-Detection counts from the last heartbeat that was sent to the first verdict that fences (down, off, hung). A silenced host's connections
+Detection counts from the last heartbeat that was sent to the first verdict that fences (down, off, hung). The bound is that of the alarm: where
+a witness that was asked dies at about the same time, the alarm is `unknown`, and the verdict that fences follows a round later. A silenced host's connections
 stay open and say nothing, and its kernel answers no SYN. Witnesses do not dial their targets, which live in the same process: they relay
 the target's real signature at once, or deny a silent one when a dial would have ended. The goals of speed are for 5,000 hosts.
 The yardstick is a UDP listener in a plain loop that checks an HMAC-SHA256 and notes the time: no encryption, no connection, no answer,

@@ -128,6 +128,7 @@ STORIES: Mapping[str, Story] = {
     "its store is full": story("StoreFailed", "NoLeader", at_300="store_full 2000"),
     "its disk is slow": story("StoreSlow", twist=slow("store", 0.4)),
     "its loop is late": story("LoopLate", twist=slow("loop", 1.5)),
+    "it stands still again and again": story("StandsStill", before={300 + 60 * n: "pause for 5" for n in range(5)}),
     "it doubts itself": story("DoubtsItself", twist=numbers(sickness=3.0)),
     "it has a bug": story("Bug", twist=numbers(bugs=1.0)),
     # what is around it

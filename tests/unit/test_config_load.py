@@ -290,6 +290,26 @@ def test_what_is_true_but_not_wrong() -> None:
     assert any("nothing would be fenced" in each for each in load(one).warnings)
 
 
+@pytest.mark.parametrize(
+    ("hosts", "with_domain", "says"),
+    [
+        (6, 0, ""),  # every other host is asked anyway
+        (7, 0, "no host has a domain: the witnesses of a host are the next 5 by name"),
+        (7, 7, ""),
+        (7, 6, "without a domain, and of one for that reason: h7;"),
+        (9, 3, ": h4, h5, h6 and 3 more;"),
+    ],
+)
+def test_a_large_inventory_without_domains_is_noted(hosts: int, with_domain: int, says: str) -> None:
+    rows = "".join(
+        f"  h{n}: {{address: 192.0.2.{n}{', domain: r1' if n <= with_domain else ''}}}\n" for n in range(1, hosts + 1)
+    )
+    three = "".join(f"  h{n}: {{address: 192.0.2.{n}}}\n" for n in range(1, 4))
+    assert three in GOOD
+    warnings = load(GOOD.replace(three, rows)).warnings
+    assert [(says in each, each.startswith("hosts")) for each in warnings] == ([(True, True)] if says else [])
+
+
 def test_bounds_by_hand() -> None:
     host = HostPolicy(
         name="h",

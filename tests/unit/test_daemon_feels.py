@@ -111,6 +111,27 @@ async def test_a_loop_that_was_blocked_is_felt_in_its_next_turn_and_remembered(t
         assert (await turned(made)).lag_s == pytest.approx(selfdoubt.remembered(0.0, 2.0, 0.5))
 
 
+async def test_a_controller_that_stands_still_again_and_again_is_not_ready_and_says_so(tmp_path: Path) -> None:
+    clock = Time()
+    async with running(controller(clock, OwnNetwork(tmp_path))) as made:
+        for _ in range(2):
+            clock.at += 4.0
+            await turned(made)
+        assert not any("stood still" in each for each in made.ready())
+        assert made.readiness().notes == ("this controller stood still twice in the last 10 minutes",)
+        assert "this controller stood still twice in the last 10 minutes" in made.notes()
+        clock.at += 3.0  # pause_s and a second: late, and no pause
+        await turned(made)
+        assert made.counters()["pauses"] == 2.0
+        clock.at += 3.1
+        await turned(made)
+        [told] = [each for each in made.ready() if "stood still 3 times" in each]
+        assert told in made.readiness().controller
+        assert not made.readiness().ready
+        assert made.counters()["pauses"] == 3.0
+        assert not any("stood still" in each for each in made.notes()), "once is enough"
+
+
 def test_a_lag_between_two_turns_is_not_lost(tmp_path: Path) -> None:
     """It is measured more often than it is felt."""
     clock = Time()

@@ -430,13 +430,66 @@ def test_a_signed_answer_is_dated_by_its_question() -> None:
 
 def test_who_could_not_say_is_left_out_of_the_next_round_where_enough_remain() -> None:
     bench = silent((SILENT, Answer.FAILED, SILENT), until=104.0)
-    assert bench.at(106.0).asked() == ["h2", "h4"]
+    assert bench.at(106.0).asked() == ["h2", "h4", "h3"], "a yes of h3 would still be heard"
     none = silent((Answer.FAILED, Answer.FAILED, Answer.FAILED), until=104.0)
     assert none.at(106.0).asked() == ["h2", "h3", "h4"]
     two = silent((SILENT, SILENT, Answer.FAILED), until=104.0, witnesses_min=2)
-    assert two.at(106.0).asked() == ["h2", "h3"]
+    assert two.at(106.0).asked() == ["h2", "h3", "h4"]
     three = silent((SILENT, SILENT, Answer.FAILED), until=104.0, witnesses_min=3)
     assert three.at(106.0).asked() == ["h2", "h3", "h4"]
+
+
+def last_round(bench: Bench, says: dict[str, Answer]) -> Verdict:
+    """h1's verdict where each says that in every round from 106 s on."""
+    for now_s in (106.0, 108.0, 110.0):
+        bench.at(now_s)
+        keep_alive(bench, "h2", "h3", "h4")
+        current = bench.lookout.views["h1"].round
+        assert current is not None
+        for w in current.everybody():
+            bench.see(ProbeAnswered(host="h1", at=now_s, witness=w, nonce=current.nonce, answer=says[w]))
+    return bench.at(110.3).lookout.views["h1"].verdict
+
+
+@pytest.mark.parametrize(
+    ("h2", "h3", "h4", "verdict"),
+    [
+        (SILENT, Answer.FAILED, SILENT, Verdict.DOWN),
+        (SILENT, SILENT, SILENT, Verdict.DOWN),
+        (SILENT, SIGNED, SILENT, Verdict.PARTITIONED),  # S5: who could not say before, and reaches it
+        (SILENT, Answer.FAILED, SIGNED, Verdict.PARTITIONED),
+        (SILENT, Answer.FAILED, Answer.FAILED, Verdict.UNKNOWN),
+    ],
+)
+def test_another_is_asked_in_place_of_a_mute_witness(h2: Answer, h3: Answer, h4: Answer, verdict: Verdict) -> None:
+    """Two are asked and two must deny; three may speak."""
+    bench = silent((SILENT, Answer.FAILED), until=104.0, probes=2, witnesses_min=2)
+    current = bench.at(106.0).lookout.views["h1"].round
+    assert current is not None
+    assert (current.asked, current.beside) == (("h2", "h4"), ("h3",))
+    assert last_round(bench, {"h2": h2, "h3": h3, "h4": h4}) is verdict
+    last = bench.lookout.views["h1"].round
+    assert last is not None
+    mute_still = h3 is Answer.FAILED and h4 is not Answer.FAILED
+    assert (last.asked == ("h2", "h4")) is mute_still, "until it can say something again"
+
+
+def test_who_is_asked_beside_the_others_is_heard_and_no_more_than_are_asked() -> None:
+    bench = Bench(hosts=12, probes=3)
+    others = [f"h{n}" for n in range(2, 13) if n != 10]
+    bench.reach("h1", "h10", *others)
+    bench.now_s = 101.0
+    keep_alive(bench, "h10")  # then it is silent, too
+    bench.at(103.9)
+    keep_alive(bench, *others)
+    for now_s in (104.0, 106.0, 108.0, 110.0):
+        bench.at(now_s)
+        keep_alive(bench, *others)
+        current = bench.lookout.views["h1"].round
+        assert current is not None
+        assert ("h10" in current.everybody()) is (now_s == 104.0)
+        assert len(current.asked) == 3, "others are left each time"
+        assert len(current.beside) == {104.0: 0, 106.0: 2}.get(now_s, 3)
 
 
 def test_it_is_not_looked_at_more_often_than_twenty_times_a_second() -> None:
@@ -942,6 +995,63 @@ def test_how_many_may_speak_of_a_host() -> None:
     assert (bench.lookout.witnesses("h1"), bench.lookout.witnesses("h2"), bench.lookout.witnesses("h9")) == (2, 0, 0)
 
 
+def restarted(*witnesses: str) -> Bench:
+    """A controller that remembers who reached h1, some time before its start."""
+    bench = Bench(heard=False)
+    bench.record("h1", witnesses=witnesses)
+    bench.lookout.remember()
+    keep_alive(bench, "h1", "h2", "h3", "h4")
+    bench.now_s = 200.0
+    keep_alive(bench, "h1", "h2", "h3", "h4")
+    assert bench.at(200.0).asked(), "now others are to reach it"
+    assert bench.lookout.witnesses("h1") == len(witnesses)
+    return bench
+
+
+def test_who_is_remembered_and_cannot_reach_a_host_that_lives_may_not_deny_it() -> None:
+    """Its way may have been lost while nobody watched: dated by our start, its denial would count when our own way is lost, too (S5)."""
+    bench = restarted("h2", "h3")
+    bench.now_s = 201.0
+    bench.reach("h1", "h2", answer=SILENT)
+    bench.reach("h1", "h3")
+    assert bench.lookout.witnesses("h1") == 2, "it may just have died"
+    bench.now_s = 201.5
+    bench.beat("h1")
+    assert set(bench.lookout.reached["h1"]) == {"h3"}
+    keep_alive(bench, "h2", "h3", "h4")
+    bench.at(203.5)
+    assert "h2" in bench.asked(), "soon again: it may have been a lost packet"
+    bench.reach("h1", "h2")
+    assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
+
+
+def test_a_denial_of_a_host_that_then_falls_silent_may_be_right() -> None:
+    bench = restarted("h2", "h3")
+    bench.now_s = 202.0
+    bench.reach("h1", "h2", answer=SILENT)
+    bench.at(204.0)
+    bench.reach("h1", "h3", answer=SILENT)
+    bench.now_s = 240.0
+    bench.beat("h1", boot="next")
+    assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
+    bench.reach("h1", "h2", answer=SILENT)  # to a question from the silence, late
+    bench.beat("h1", boot="next")
+    assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
+
+
+def test_who_reached_a_host_since_our_start_may_deny_it_although_a_packet_was_lost() -> None:
+    bench = restarted("h2", "h3")
+    bench.now_s = 201.0
+    bench.reach("h1", "h2")
+    bench.reach("h1", "h2", answer=SILENT)
+    bench.reach("h1", "h3", answer=Answer.FAILED)  # it could not ask
+    bench.reach("h1", "h3", answer=SILENT)
+    bench.reach("h1", "h3")
+    bench.now_s = 201.5
+    bench.beat("h1")
+    assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
+
+
 # --- after a pause of our own ---
 
 
@@ -959,6 +1069,120 @@ def test_after_a_pause_every_host_gets_a_full_window() -> None:
     early.now_s = 90.0
     early.lookout.paused()
     assert early.lookout.views["h1"].window_at == 100.0
+
+
+def pause(bench: Bench, until: float) -> Bench:
+    """It ends then; what it does first."""
+    bench.now_s = until
+    bench.lookout.paused()
+    return bench.at(until)
+
+
+def stalls() -> Bench:
+    """h1 is silent since 100; it stood still from 102 to 106, and from 111 to 115."""
+    bench = Bench()
+    bench.reach("h1", "h2", "h3", "h4")
+    bench.at(102.0)
+    pause(bench, 106.0)
+    for now_s in (106.5, 109.0, 111.0):
+        bench.now_s = now_s
+        keep_alive(bench, "h2", "h3", "h4")
+        bench.at(now_s)
+    assert bench.lookout.views["h1"].window_at == 106.0, "a full one after the first"
+    return pause(bench, 115.0)
+
+
+def test_a_further_pause_in_one_silence_takes_nothing_away_from_it() -> None:
+    """Else a controller that stands still again and again would never fence anybody."""
+    bench = stalls()
+    assert bench.lookout.views["h1"].window_at == 110.0, "the 5 s between the pauses count, the pauses do not"
+    assert bench.verdicts() == []
+    bench.now_s = 115.5
+    keep_alive(bench, "h2", "h3", "h4")
+    assert bench.at(116.9).verdicts() == [], "two heartbeats may still come"
+    assert bench.at(117.0).asked() == ["h2", "h3", "h4"]
+    keep_alive(bench, "h2", "h3", "h4")
+    assert bench.at(119.0).lookout.views["h1"].verdict is Verdict.SUSPECT
+    bench.answer(SILENT, SILENT, SILENT)
+    for now_s in (120.0, 120.3, 121.0):
+        keep_alive(bench, "h2", "h3", "h4")
+        bench.at(now_s)
+    view = bench.lookout.views["h1"]
+    assert view.verdict is Verdict.DOWN
+    assert view.judged is not None
+    assert view.judged.at >= 117.0, "from a round that began after the pause (S8)"
+
+
+def test_after_each_pause_there_is_time_for_a_look_however_long_was_watched() -> None:
+    bench = stalls()
+    for now_s in (115.5, 119.0, 123.0):
+        bench.now_s = now_s
+        keep_alive(bench, "h2", "h3", "h4")
+        bench.at(now_s)
+    pause(bench, 180.0)
+    assert bench.lookout.views["h1"].window_at == 174.0, "13 s were watched; 4 s are left, two heartbeats and a round"
+
+
+def test_a_heartbeat_between_two_pauses_ends_the_silence() -> None:
+    bench = stalls()
+    bench.now_s = 115.2
+    bench.beat("h1")
+    bench.at(120.0)
+    pause(bench, 125.0)
+    assert bench.lookout.views["h1"].window_at == 125.0
+
+
+def test_a_suspicion_that_a_pause_cut_short_counts_when_the_host_is_heard() -> None:
+    bench = silent(until=106.0)
+    pause(bench, 112.0)
+    assert bench.lookout.views["h1"].suspect_at is None
+    assert not bench.lookout._silent
+    bench.beat("h1")
+    assert (bench.lookout.suspicions, bench.lookout.views["h1"].false_suspicions) == (1, 1)
+    pause(bench, 120.0)
+    bench.beat("h1")
+    assert (bench.lookout.suspicions, bench.lookout.views["h1"].false_suspicions) == (1, 1), "once"
+
+
+def test_who_may_speak_of_a_host_does_not_age_with_our_pauses() -> None:
+    """Nobody reaches a dead host again: counted from the last suspicion, its witnesses would be too old after a few minutes of pauses."""
+    bench = silent(until=106.0)
+    for until in range(130, 700, 30):
+        pause(bench, float(until))
+    bench.now_s = 691.0
+    keep_alive(bench, "h2", "h3", "h4")
+    assert bench.at(692.1).asked() == ["h2", "h3", "h4"]
+
+
+def test_what_waited_in_our_sockets_is_not_judged_before_the_pause_was_noticed() -> None:
+    """Answers from before it come before the heartbeats that came meanwhile."""
+    bench = silent((SILENT,), until=108.0)
+    bench.told.clear()
+    bench.now_s = 112.0
+    current = bench.lookout.views["h1"].round
+    assert current is not None
+    for w in current.asked:
+        bench.see(ProbeAnswered(host="h1", at=112.0, witness=w, nonce=current.nonce, answer=SILENT))
+    assert bench.verdicts() == []
+    assert bench.lookout.next_at() <= 112.0, "in the next turn"
+    assert pause(bench, 112.0).verdicts() == []
+
+
+def test_devices_that_could_not_be_read_are_read_again() -> None:
+    def reads(power: Power | None, until: float) -> list[float]:
+        bench, found = silent(until=104.0, down_after_s=200.0, hung_patience_s=40.0), [104.0]
+        if power is not None:
+            bench.see(PowerSeen(host="h1", at=104.3, readings=(Reading(device="bmc", power=power, at=104.3),)))
+        for now_s in range(106, int(until), 2):
+            bench.at(float(now_s))
+            keep_alive(bench, "h2", "h3", "h4")
+            found += [bench.now_s for e in bench.wanted if isinstance(e, ReadBmc)]
+        return found
+
+    assert reads(Power.OFF, 200) == [104.0]
+    assert reads(Power.UNKNOWN, 140) == [104.0, 120.0, 136.0]
+    assert reads(None, 140) == [104.0, 120.0, 136.0]
+    assert max(reads(None, 400)) <= 304.0, "not for ever: it may be dead for days"
 
 
 def test_after_a_pause_a_host_that_was_silent_is_silent_no_more() -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ha_agent.api.facade import DeviceHealth, HostViewSummary
 from ha_agent.api.readiness import Check, Protection
-from ha_agent.cli.readiness import NAMED_MAX, told
+from ha_agent.cli.readiness import NAMED_MAX, told, well
 from ha_agent.controller.quiet_nova import AFTER_ERROR_S, QuietNova, protection
 from ha_agent.controller.readiness import judge, whole
 from ha_agent.errors import DriverError
@@ -335,6 +335,14 @@ def test_a_standby_knows_little_and_alarms_nobody(tmp_path: Path) -> None:
 def test_a_controller_that_would_not_act_says_so_first() -> None:
     lines = told(whole(["the controller is disarmed"], "", []))
     assert lines == ["NOT READY: the controller is disarmed", "0 of 0 hosts ready"]
+
+
+def test_a_controller_that_is_not_well_says_so_and_is_ready_all_the_same() -> None:
+    found = whole([], "", [], ["this controller stood still once in the last 10 minutes"])
+    assert told(found) == ["note: this controller stood still once in the last 10 minutes", "0 of 0 hosts ready"]
+    assert (found.ready, well(found), well(found, strict=True)) == (True, True, False)
+    assert well(whole([], "", []), strict=True)
+    assert not well(whole(["disarmed"], "", []))
 
 
 def test_of_many_hosts_the_first_are_named() -> None:

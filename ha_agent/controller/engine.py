@@ -258,14 +258,19 @@ class Engine:
         return ""
 
     def _heard_since(self, command: Command) -> str:
-        """S5: a heartbeat ends a verdict also where the journal could not be told of it, unless servers move already or a person wants it."""
-        if command.kind is not CommandKind.FENCE:
+        """A heartbeat ends a verdict (S5) and revokes evidence (S2) also where the journal could not be told of it. A fence goes on where
+        servers move already or a person wants it."""
+        incident, view = self.state.incidents.get(command.incident), self.views.get(command.host)
+        if incident is None or view is None or view.heard_at is None:
             return ""
-        incident, view = self.state.incidents[command.incident], self.views.get(command.host)
-        if view is None or view.heard_at is None:
+        if command.kind is CommandKind.FENCE:
+            void = incident.committed_at is None and not incident.ordered_by and view.heard_at >= incident.verdict_at
+            return f"{command.host} was heard since the verdict" if void else ""
+        evidence = incident.evidence
+        if command.kind not in (CommandKind.FORCE_DOWN, CommandKind.EVACUATE) or evidence is None:
             return ""
-        void = incident.committed_at is None and not incident.ordered_by and view.heard_at >= incident.verdict_at
-        return f"{command.host} was heard since the verdict" if void else ""
+        proven_at = max((r.at for r in evidence.readings), default=evidence.at)
+        return f"{command.host} was heard since it was proven off" if view.heard_at > proven_at else ""
 
     def tell(self, event_type: str, data: dict[str, Any]) -> None:
         """A notification that belongs to no incident. Best effort: lost where the store cannot be written."""

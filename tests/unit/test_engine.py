@@ -218,14 +218,33 @@ def test_a_heartbeat_that_could_not_be_journalled_counts_at_the_last_look() -> N
         )  # servers move already; a person wants it; confirmed since
         bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: changed})
         assert bench.engine.permit(fence) == "", changes
-    moving = msgspec.structs.replace(fence, kind=CommandKind.EVACUATE)
     bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: incident})
-    assert "heard" not in bench.engine.permit(moving)
     views = bench.engine.lookout.views
     views["c1"] = msgspec.structs.replace(views["c1"], heard_at=None)
     assert bench.engine.permit(fence) == "", "not heard since this controller started"
     del views["c1"]
     assert bench.engine.permit(fence) == "", "it left the inventory meanwhile"
+
+
+@pytest.mark.parametrize("kind", [CommandKind.FORCE_DOWN, CommandKind.EVACUATE])
+def test_nothing_goes_out_on_evidence_that_an_unjournalled_heartbeat_revoked(kind: CommandKind) -> None:
+    """S2: the store is full when a host that was proven off is heard again."""
+    bench = dying()
+    bench.finish(bench.commands[0], readings=off_twice(bench))
+    bench.store.fail_next(StoreFull("the disk is full"), 50)
+    command = msgspec.structs.replace(bench.commands[1], kind=kind)
+    assert bench.engine.permit(command) == ""
+    incident = bench.engine.state.incidents[command.incident]
+    assert incident.evidence is not None
+    proven_at = max(r.at for r in incident.evidence.readings)
+    view = bench.engine.lookout.views["c1"]
+    for heard_at, refusal in ((proven_at, ""), (proven_at + 0.001, "c1 was heard since it was proven off")):
+        bench.engine.lookout.views["c1"] = msgspec.structs.replace(view, heard_at=heard_at)
+        assert bench.engine.permit(command) == refusal
+    word = msgspec.structs.replace(incident.evidence, readings=(), at=proven_at + 0.002)
+    incidents = {incident.id: msgspec.structs.replace(incident, evidence=word)}
+    bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents=incidents)
+    assert bench.engine.permit(command) == "", "a person has said since that it is off"
 
 
 def test_no_permission_without_the_newest_epoch() -> None:

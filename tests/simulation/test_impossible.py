@@ -6,13 +6,18 @@ from collections import Counter
 from typing import Any
 
 from ha_agent.controller.engine import Engine
-from ha_agent.sim.impossible import reason
+from ha_agent.sim.impossible import DEVICES, reason
 from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.strikes import PAIRS, STEPS, Strike, strikes
 from ha_agent.sim.timeline import VirtualClock
 
 STAGES = 39  # every story three times or more
-SELDOM = 0.3  # a second failure of the story, or the look at a device's health, falls into the strike
+# A device is broken while the host is unfenced, and the look at its health, every 30 s, falls into that: 3 of 24 strikes here, 9 % of 223.
+HEALTH = {("unfence", fault) for fault in DEVICES if fault != "BMC slow"}
+HEALTH_SHARE = 0.15
+# Any other pair: no strike here; one, for what 360 stages more showed. In 3 of them the person who switches hosts on came a moment later than
+# in the twin; in 8 of 251 a lag that began with `verify` put off a look at the dead host.
+ONCE = 1
 
 
 def test_what_is_called_impossible_changes_nothing() -> None:
@@ -28,8 +33,9 @@ def test_what_is_called_impossible_changes_nothing() -> None:
             tried[f"{strike.step}/{strike.fault}"] += 1
             changed[f"{strike.step}/{strike.fault}"] += strike.changed
     assert set(tried) == {f"{step}/{fault}" for step in wanted for fault in wanted[step]}
-    assert {pair: changed[pair] for pair in tried if changed[pair] > SELDOM * tried[pair]} == {}
-    assert sum(changed.values()) < 0.05 * sum(tried.values())
+    by_health = {f"{step}/{fault}" for step, fault in HEALTH}
+    most = {pair: HEALTH_SHARE * tried[pair] if pair in by_health else ONCE for pair in tried}
+    assert {pair: changed[pair] for pair in tried if changed[pair] > most[pair]} == {}
 
 
 # --- the wall clock ---

@@ -10,7 +10,7 @@ import pytest
 from ha_agent.controller.effects import AskWitness, Do, ReadBmc, ReadNova
 from ha_agent.controller.engine import STALE_MAX, Engine
 from ha_agent.decide import Changed, next_wake
-from ha_agent.errors import LeaseLost, StoreFull, UsageError
+from ha_agent.errors import LeaseLost, StoreError, StoreFull, UsageError
 from ha_agent.model import (
     Answer,
     Command,
@@ -319,6 +319,21 @@ def test_nothing_leaves_that_is_not_journalled() -> None:
     assert bench.engine.store_error
     bench.run(40)
     assert CommandKind.FENCE in bench.kinds()
+
+
+def test_an_order_that_cannot_be_journalled_is_refused() -> None:
+    bench = dying()
+    bench.store.fail_next(StoreFull("the disk is full"))
+    with pytest.raises(StoreFull):
+        bench.order(Order.PAUSE, reason="new switches")
+    bench.store.fail_next(StoreFull("the disk is full"))
+    bench.finish(bench.commands[0], readings=off_twice(bench))
+    with pytest.raises(StoreError, match="the disk is full"):
+        bench.order(Order.PAUSE, reason="new switches")  # an answer waits for the store, and is first
+    assert bench.engine.state.fleet.paused == ""
+    bench.run(2)
+    bench.order(Order.PAUSE, reason="new switches")
+    assert bench.engine.state.fleet.paused == "new switches (tester)"
 
 
 def test_an_answer_waits_until_the_store_works_again() -> None:

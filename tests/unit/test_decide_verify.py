@@ -245,6 +245,13 @@ def test_a_server_that_is_not_where_it_was_moved_to(looks: int, stage: ServerSta
     assert now.looks == (looks + 1 if stage is ServerStage.LANDED else looks)
 
 
+@pytest.mark.parametrize(("looks", "reason"), [(0, "not listed on h1 yet"), (2, "no longer on h1: ")])
+def test_one_that_was_moved_nowhere_is_missed_on_its_own_host(looks: int, reason: str) -> None:
+    subject = asked(verifying(landed(dest="", looks=looks), OTHER), CommandKind.LIST_SERVERS, hosts=("h1",))
+    now = after(answer(subject, survey=Survey())).servers[0]
+    assert now.reason.startswith(reason)
+
+
 @pytest.mark.parametrize(
     ("prior", "status", "kinds", "stage"),
     [

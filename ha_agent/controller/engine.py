@@ -55,6 +55,7 @@ TICK_S = 1.0  # the engine wants to be ticked at least this often; a larger gap 
 STORE_RETRY_S = 1.0
 SEND_SHARE = 1 / 3  # of the lease: how long the sending of a permitted command may take
 STALE_MAX = 64  # wakes that are not wanted any more and may be kept, beside as many as are
+NEEDS_EVIDENCE = (CommandKind.FORCE_DOWN, CommandKind.EVACUATE)
 MAX_UNWRITTEN = 10_000
 
 Decide = Callable[[State, AnyEvent, Policy, Now], Decision]
@@ -260,15 +261,16 @@ class Engine:
     def _heard_since(self, command: Command) -> str:
         """A heartbeat ends a verdict (S5) and revokes evidence (S2) also where the journal could not be told of it. A fence goes on where
         servers move already or a person wants it."""
-        incident, view = self.state.incidents.get(command.incident), self.views.get(command.host)
-        if incident is None or view is None or view.heard_at is None:
+        view = self.views.get(command.host)
+        if command.kind not in (CommandKind.FENCE, *NEEDS_EVIDENCE) or view is None or view.heard_at is None:
             return ""
+        incident = self.state.incidents[command.incident]
         if command.kind is CommandKind.FENCE:
             void = incident.committed_at is None and not incident.ordered_by and view.heard_at >= incident.verdict_at
             return f"{command.host} was heard since the verdict" if void else ""
         evidence = incident.evidence
-        if command.kind not in (CommandKind.FORCE_DOWN, CommandKind.EVACUATE) or evidence is None:
-            return ""
+        if evidence is None:
+            return ""  # whether there is any is the guards' question
         proven_at = max((r.at for r in evidence.readings), default=evidence.at)
         return f"{command.host} was heard since it was proven off" if view.heard_at > proven_at else ""
 

@@ -245,6 +245,10 @@ def test_nothing_goes_out_on_evidence_that_an_unjournalled_heartbeat_revoked(kin
     incidents = {incident.id: msgspec.structs.replace(incident, evidence=word)}
     bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents=incidents)
     assert bench.engine.permit(command) == "", "a person has said since that it is off"
+    bench.engine._may_send = lambda *_: ""
+    incidents = {incident.id: msgspec.structs.replace(incident, evidence=None)}
+    bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents=incidents)
+    assert bench.engine.permit(command) == "", "whether there is evidence is the guards' question"
 
 
 def test_no_permission_without_the_newest_epoch() -> None:

@@ -115,15 +115,15 @@ matrix: setup-dev
 	    || { cat build/matrix.txt; exit 1; }
 	@echo "matrix: $$(tail -1 build/matrix.txt)"
 
-# Ten times the matrix, and lives of clouds; what came of it is kept under docs/.
+# Ten times the matrix, and lives of clouds; what came of it is kept under docs/, but for a run of another size.
 simulate-full: setup-dev
 	@mkdir -p build
 	@{ echo "make simulate-full, $$(date -u +%F), commit $$(git describe --always --dirty), $$($(BIN)/python --version), $$(nproc) cores"; \
 	   $(BIN)/ha-agent simulate --matrix $(or $(EACH),500) --first-seed $(or $(FIRST),100000) --jobs $(JOBS) && \
 	   $(BIN)/ha-agent simulate --seeds $(or $(LIVES),2000) --first-seed $(or $(FIRST),100000) --json; } > build/simulate-full.txt \
 	    || { cat build/simulate-full.txt; exit 1; }
-	@cp build/simulate-full.txt docs/simulate-full.txt
-	@echo 'kept in docs/simulate-full.txt'
+	@$(if $(EACH)$(LIVES),,cp build/simulate-full.txt docs/simulate-full.txt)
+	@echo 'kept in $(if $(EACH)$(LIVES),build,docs)/simulate-full.txt'
 
 mutants: setup-dev
 	@$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),0) --seed $(or $(SEED),0) --jobs $(JOBS)

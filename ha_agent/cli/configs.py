@@ -24,7 +24,7 @@ DEFAULT = Path("/etc/ha-agent/controller.yaml")
 @group.command("check")
 def check(file: PathArgument = DEFAULT, files: FilesOption = True, json: JsonOption = False) -> None:
     """Name every problem at once; print how long silence lasts until an alarm, and until evidence."""
-    from ha_agent.bounds import bounds
+    from ha_agent.bounds import bounds, hung
     from ha_agent.config import load
 
     try:
@@ -53,6 +53,7 @@ def check(file: PathArgument = DEFAULT, files: FilesOption = True, json: JsonOpt
                 "warnings": loaded.warnings,
                 "silence_to_alarm_s": alarm,
                 "silence_to_evidence_s": evidence,
+                "silence_to_hung_s": hung(loaded.policy),
             }
         )
         return
@@ -64,6 +65,9 @@ def check(file: PathArgument = DEFAULT, files: FilesOption = True, json: JsonOpt
         say(f"  silence to evidence when fencing level {level} works: at most {seconds:g} s")
     if not evidence:
         say("  silence to evidence: no fencing level; a person confirms")
+    say(
+        f"  silence to the first off of a host that hangs (its kernel answers, it does nothing else): at most {hung(loaded.policy):g} s"
+    )
 
 
 def _outside(loaded: Loaded) -> list[tuple[str, str, str]]:

@@ -55,6 +55,7 @@ TICK_S = 1.0  # the engine wants to be ticked at least this often; a larger gap 
 STORE_RETRY_S = 1.0
 SEND_SHARE = 1 / 3  # of the lease: how long the sending of a permitted command may take
 STALE_MAX = 64  # wakes that are not wanted any more and may be kept, beside as many as are
+NEEDS_EVIDENCE = (CommandKind.FORCE_DOWN, CommandKind.EVACUATE)
 MAX_UNWRITTEN = 10_000
 
 Decide = Callable[[State, AnyEvent, Policy, Now], Decision]
@@ -258,14 +259,20 @@ class Engine:
         return ""
 
     def _heard_since(self, command: Command) -> str:
-        """S5: a heartbeat ends a verdict also where the journal could not be told of it, unless servers move already or a person wants it."""
-        if command.kind is not CommandKind.FENCE:
+        """A heartbeat ends a verdict (S5) and revokes evidence (S2) also where the journal could not be told of it. A fence goes on where
+        servers move already or a person wants it."""
+        view = self.views.get(command.host)
+        if command.kind not in (CommandKind.FENCE, *NEEDS_EVIDENCE) or view is None or view.heard_at is None:
             return ""
-        incident, view = self.state.incidents[command.incident], self.views.get(command.host)
-        if view is None or view.heard_at is None:
-            return ""
-        void = incident.committed_at is None and not incident.ordered_by and view.heard_at >= incident.verdict_at
-        return f"{command.host} was heard since the verdict" if void else ""
+        incident = self.state.incidents[command.incident]
+        if command.kind is CommandKind.FENCE:
+            void = incident.committed_at is None and not incident.ordered_by and view.heard_at >= incident.verdict_at
+            return f"{command.host} was heard since the verdict" if void else ""
+        evidence = incident.evidence
+        if evidence is None:
+            return ""  # whether there is any is the guards' question
+        proven_at = max((r.at for r in evidence.readings), default=evidence.at)
+        return f"{command.host} was heard since it was proven off" if view.heard_at > proven_at else ""
 
     def tell(self, event_type: str, data: dict[str, Any]) -> None:
         """A notification that belongs to no incident. Best effort: lost where the store cannot be written."""

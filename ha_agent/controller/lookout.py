@@ -148,7 +148,7 @@ class Lookout:
         not speak of this one (S5). Whether witnesses were learned so."""
         record, view, now = self._noted(host), self.views.get(host), self.clock.now()
         if record is None:
-            return False
+            return False  # the journal does not know it
         if record.place == self._place(host):
             self._elsewhere.discard(host)
         elif record.first_seen_wall and view is not None and view.heard_at is None and not self.reached.get(host):

@@ -26,9 +26,7 @@ def run(turn: Turn, incident: Incident) -> Incident:
     """One list per destination, until each landed server was seen in its prior state."""
     landed = [s for s in incident.servers if s.stage in (ServerStage.LANDED, ServerStage.STARTING)]
     if not landed:
-        again = sum(s.stage is ServerStage.VERIFIED for s in incident.servers)
-        in_place = Step.EVACUATE not in incident.plan and incident.kind is Kind.HOST
-        return turn.next_step(incident, f"{again} run again" if in_place else f"verified: {count(incident)}")
+        return turn.next_step(incident, _outcome(incident))
     if turn.pending(incident, CommandKind.LIST_SERVERS):
         return incident
     looked = bool(incident.poll_at)  # nobody is given up without one look
@@ -46,13 +44,23 @@ def run(turn: Turn, incident: Incident) -> Incident:
                 reason=why,
             )
         if not owed:
-            return turn.next_step(incident, f"verified: {count(incident)}")
+            return turn.next_step(incident, _outcome(incident))
     if turn.now.at < incident.poll_at:
         turn.wake(incident, incident.poll_at)
         return incident
     hosts = tuple(sorted({s.dest or incident.host for s in landed}))
     incident, _ = turn.send(incident, CommandKind.LIST_SERVERS, hosts=hosts)
     return incident
+
+
+def _outcome(incident: Incident) -> str:
+    """In words: what was moved, what was started in place, or how the one guest is that was rebooted."""
+    if Step.EVACUATE in incident.plan:
+        return f"verified: {count(incident)}"
+    again = [s for s in incident.servers if s.stage is ServerStage.VERIFIED]
+    if incident.kind is Kind.HOST:
+        return f"{len(again)} run again"
+    return "rebooted: it runs again" if again else f"not verified: {incident.servers[0].reason}"
 
 
 def _owed(turn: Turn, incident: Incident, landed: list[ServerProgress]) -> frozenset[str]:
@@ -87,12 +95,12 @@ def listed(turn: Turn, incident: Incident, hosts: tuple[str, ...], outcome: Outc
 
 def judge(turn: Turn, incident: Incident, server: ServerProgress, row: Server | None) -> Incident:
     """One server: verified, mended, or waited for."""
-    name = server.name or server.id
+    name, there = server.name or server.id, server.dest or incident.host
     if row is None:
         looks = server.looks + 1
         if looks < MISSING_LOOKS:
-            return turn.put_server(incident, server, looks=looks, reason=f"not listed on {server.dest} yet")
-        why = f"no longer on {server.dest}: moved on or deleted by somebody else"
+            return turn.put_server(incident, server, looks=looks, reason=f"not listed on {there} yet")
+        why = f"no longer on {there}: moved on or deleted by somebody else"
         return turn.put_server(incident, server, f"{name}: {why}", stage=ServerStage.NOT_MOVED, reason=why)
     if row.task_state:
         return turn.put_server(incident, server, reason=f"Nova is still {row.task_state}")

@@ -1,6 +1,7 @@
 """Pairs of a step and a fault that cannot meet by themselves, and why.
 
-Where such a pair counts all the same, a second failure in the story brought the host back to an earlier step.
+Where such a pair counts all the same, a look at a device's health fell into the strike, or the person on call came a moment later than
+without it; tests/simulation/test_impossible.py says how often that may be.
 """
 
 from __future__ import annotations

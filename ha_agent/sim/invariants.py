@@ -1,17 +1,30 @@
 """The judge: after every step it holds the world's own books against the rules S1-S9 and L1. It shares no code with `decide`.
 
-What counts is what happened: which server runs where, which requests really left, and when. What the engine believes does not count.
+What counts is what happened: which server runs where, which requests really left, and when. What the engine believes does not count, and what
+it tells excuses nothing: intents are read from the journal, moments from the world.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from ha_agent.bounds import host_bounds
-from ha_agent.model import Answer, Command, CommandKind, Mode, Notification, Operator, Order, Outcome, Power, Status
+from ha_agent.model import (
+    Answer,
+    Command,
+    CommandKind,
+    Mode,
+    Notification,
+    Operator,
+    Order,
+    Outcome,
+    Phase,
+    Power,
+    Status,
+)
 from ha_agent.policy import Fencing
 from ha_agent.ports import Delete, Lease, ProbeAnswered, Put
 from ha_agent.sim.hands import Owner
@@ -22,6 +35,7 @@ from ha_agent.store.memory import MemoryStore, Moment
 
 DESTRUCTIVE = frozenset({"fence", "power_on", "force_down", "clear_force_down", "evacuate", "start", "stop", "reboot"})
 TOLD_S = 60.0  # a broker that works has a notification by then
+GATE = ("await_return",)  # the plan of a host that only waits at its gate
 NEVER = (-1.0, -1.0)
 ARRIVES_S = 1.0  # what a device said has reached the controller that asked it by then
 LEAVES_S = 0.01  # a command that was allowed has left by then
@@ -29,6 +43,26 @@ HEARD_S = 3.0  # a host that this controller heard all this time is alive to it
 REACHED_S = (
     8.0  # longer than a round of probes and its answers: a host that every witness reached all this time is known to be
 )
+
+
+class _Intent(msgspec.Struct):
+    kind: str
+
+
+class _Incident(msgspec.Struct):
+    """What the judge reads of an incident in the journal."""
+
+    host: str
+    plan: tuple[str, ...]
+    mode: str = ""
+    phase: str = Phase.OPEN
+    pending: tuple[_Intent, ...] = ()
+    blocked: str = ""
+    release: str = ""
+
+
+class _Document(msgspec.Struct):
+    incident: _Incident
 
 
 class Judge:
@@ -55,21 +89,24 @@ class Judge:
         ] = {}  # controller, host, witness: the last answer, and when it was asked
         self._off: dict[tuple[str, str], tuple[float, float]] = {}  # host, device: the last two times it read off
         self._on: dict[tuple[str, str], float] = {}  # and when it last read on
-        self._opened: dict[str, float] = {}  # incident -> since when there can be evidence for it
+        self._opened: dict[str, float] = {}  # incident -> since when it is journalled: evidence for it is younger
         self._word_at: dict[str, float] = {}  # host -> when a person last said that it is off
         self._heard_since: dict[tuple[str, str], float] = {}
+        self._heard_at: dict[tuple[str, str], float] = {}
         self._reached_since: dict[str, float] = {}
         self._evacuated: set[str] = set()  # hosts whose servers began to move and that did not come back yet
-        self._moving: set[str] = set()  # of those: whose servers we move, until we tell that this is over
+        self._released: set[str] = set()  # of those: what still moves was given up by a person
+        self._switched_on: dict[str, int] = {}  # hosts that we switched on, and in which of their lives
         self._gate_open: set[str] = set()
         self._fences: dict[str, tuple[float, str]] = {}  # incident -> when and which host: the first off of each
         self._lost: dict[str, float] = {}  # server -> when the answer to its evacuation was found lost
         self._lease: Lease | None = None
         self._lease_at = 0.0
-        self._open: dict[str, set[str]] = {}  # host -> its incidents that were told to be open
+        self._open: dict[str, set[str]] = {}  # host -> its open incidents
+        self._by_word: list[tuple[str, float]] = []  # hosts that were told to be off by a person's word, and when
+        self._heralded: set[tuple[str, str]] = set()  # incident, and what was told of it
         self._deaths: dict[str, float] = {}  # host -> when it was last heard
         self._spoke: dict[str, float] = {}
-        self._told_only = {h.name for h in world.policy.hosts.values() if h.recovery.mode is Mode.NOTIFY}
         self._published: set[str] = set()
         store.on_commit(self._committed)
 
@@ -155,6 +192,7 @@ class Judge:
         if self._ordered.get(host, boot_id) != boot_id:
             del self._ordered[host]  # nobody ordered anything about this life
         self._heard_since.setdefault((who.name, host), self.world.now)
+        self._heard_at[who.name, host] = self.world.now
 
     def _all_reach(self, name: str) -> bool:
         """Whether another host speaks, and all that do reach this one."""
@@ -192,8 +230,6 @@ class Judge:
             self._aged(who, command)
         if command.kind is CommandKind.FENCE:
             self._fencing(who, command)
-        if command.kind is CommandKind.POWER_ON and host in self._moving:
-            self.broken("S3", f"{host} is switched on while its servers are being moved")
         alive = [a for a in self.world.attempts if a.alive and a.host == host and a.controller == who.name]
         if alive and command.kind in (CommandKind.FENCE, CommandKind.POWER_ON, CommandKind.CLEAR_FORCE_DOWN):
             self.broken("S4", f"{kind} {host} was sent while an off attempt on it was alive")
@@ -206,9 +242,10 @@ class Judge:
             self._on[host, device] = self.world.now
 
     def _aged(self, who: Owner, command: Command) -> None:
-        """Of some level every device was read off twice in this incident, and lately (unless the level is declared trusted), or a person
-        said in this incident that the host is off."""
-        host, since = command.host, self._opened.get(command.incident, 0.0)
+        """Of some level every device was read off twice in this incident and since a heartbeat was heard, and lately (unless the level is
+        declared trusted), or a person said so."""
+        host = command.host
+        since = max(self._opened.get(command.incident, math.inf), self._heard_at.get((who.name, host), 0.0))
         policies = (self.world.policy, who.policy)  # before a reload and after it
         rules = [policy.hosts[host].fencing for policy in policies if host in policy.hosts]
         if self._word_at.get(host, -1.0) < since and not any(self._read_off(host, each, since) for each in rules):
@@ -243,7 +280,8 @@ class Judge:
             self.broken("S5", f"{name} was never seen alive and is fenced")
         heard = self._heard_since.get((who.name, name))
         if heard is not None and now - heard >= HEARD_S:
-            self.broken("S5", f"{name} is fenced although {who.name} has heard it for {now - heard:.0f} s")
+            rule, again = ("S2b", " again") if self._opened.get(command.incident, now) < heard else ("S5", "")
+            self.broken(rule, f"{name} is fenced although {who.name} has heard it{again} for {now - heard:.0f} s")
         self._said_otherwise(who, name)
         if host.speaks and self.world.astray(who.policy, name):
             self.broken("S5", f"{name} lives and is fenced: it was looked for where it is not")
@@ -286,6 +324,12 @@ class Judge:
             self.broken("S5", f"{actual} is switched {'on' if on else 'off'} instead of {command.host}")
         if on and any(a.alive and a.host == command.host for a in self.world.attempts):
             self.broken("S4", f"{command.host} is switched on while an off attempt is alive")
+        if on and actual == command.host:
+            left = self._unsettled(actual)
+            if left and actual not in self._released:
+                self.broken("S3", f"{actual} is switched on while {left} is on its way")
+            row = self.world.hosts[actual]
+            self._switched_on[actual] = row.life + (not row.powered)
 
     def before_nova(self, command: Command) -> None:
         """A request reaches Nova: what is true at that moment?"""
@@ -309,6 +353,8 @@ class Judge:
             self.broken("S3", f"{name} is evacuated off {source} before Nova was told that it is down")
         if source in self._gate_open and not self.limited(source):
             self.broken("S3", f"{name} is evacuated off {source} after its gate was opened")
+        if self._switched_on.get(source) == self.world.hosts[source].life:
+            self.broken("S3", f"{name} is evacuated off {source}, which was switched on for its return")
         if any(m.server == server and self.world.nova.may_land(m) for m in nova.migrations):
             self.broken("S1", f"{name} is evacuated a second time during the first")
         self._evacuated.add(source)
@@ -377,6 +423,7 @@ class Judge:
                 self._ordered[order.host] = self.world.hosts[order.host].boot_id
             case Order.RELEASE:
                 self._ordered.pop(order.host, None)
+                self._released.add(order.host)
             case Order.CONFIRM_FENCED:
                 host = self.world.hosts[order.host]
                 self._word_at[order.host] = self.world.now
@@ -404,33 +451,47 @@ class Judge:
         for write in writes:
             if isinstance(write, Put) and write.kind == "outbox":
                 self._heard_of(msgspec.json.decode(write.body, type=Notification))
-            if isinstance(write, Put) and write.kind == "incident" and self._told_only and b"force_down" in write.body:
-                self._intends(msgspec.json.decode(write.body)["incident"])
+        for write in writes:
+            if isinstance(write, Put) and write.kind == "incident":
+                self._journalled(write.key, msgspec.json.decode(write.body, type=_Document).incident)
 
-    def _intends(self, incident: dict[str, Any]) -> None:
-        """Where somebody else moves the servers, S2b counts from the intent to tell Nova: whoever leads next cannot know whether it was."""
-        host = incident["host"]
-        if host in self._told_only and any(c["kind"] == CommandKind.FORCE_DOWN for c in incident["pending"]):
+    def _journalled(self, key: str, incident: _Incident) -> None:
+        """From now on this counts, whatever is told of it."""
+        host, intents = incident.host, {c.kind for c in incident.pending}
+        if key not in self._opened:
+            self._opened[key] = self.world.now
+            self._told_of(key, incident, "incident.opened")
+        if incident.blocked and incident.release:
+            self._told_of(key, incident, "incident.blocked")
+        # S2b counts from the intent: whoever leads next cannot know whether it was sent
+        commits = CommandKind.EVACUATE if incident.mode == Mode.AUTO else CommandKind.FORCE_DOWN
+        if commits in intents:
             self._evacuated.add(host)
+        if incident.phase == Phase.OPEN:
+            self._open.setdefault(host, set()).add(key)
+            return
+        self._told_of(key, incident, "incident.closed")
+        self._open.get(host, set()).discard(key)
+        self._ordered.pop(host, None)
+        self._evacuated.discard(host)
+        self._released.discard(host)
+        self._limit_ends(host)
+
+    def _told_of(self, key: str, incident: _Incident, event: str) -> None:
+        """What happens to an incident is told in the very commit that journals it, but for a host that only waits at its gate."""
+        if incident.plan != GATE and (key, event) not in self._heralded:
+            self.broken("TOLD", f"nobody is told {event} of {incident.host}")
 
     def _heard_of(self, note: Notification) -> None:
         self.told.append((self.world.now, note))
         data = note.payload.get("ha_agent_object.data")
-        host = str(data.get("host", "")) if isinstance(data, dict) else ""
-        if note.event_type == "incident.opened" and isinstance(data, dict):
-            self._opened[str(data.get("incident", ""))] = self.world.now
-            self._open.setdefault(host, set()).add(str(data.get("incident", "")))
-        if note.event_type == "server.evacuate.start":
-            self._evacuated.add(host)  # journalled, so told: S2b counts from the intent
-            self._moving.add(host)
-        if note.event_type == "host.evacuation.end":
-            self._moving.discard(host)
-        if note.event_type == "incident.closed":
-            self._ordered.pop(host, None)
-            self._evacuated.discard(host)
-            if isinstance(data, dict):
-                self._open.get(host, set()).discard(str(data.get("incident", "")))
-            self._limit_ends(host)
+        if not isinstance(data, dict):
+            return
+        host = str(data.get("host", ""))
+        incident, level = str(data.get("incident", "")), int(str(data.get("level", 0)))
+        self._heralded.add((incident, note.event_type))
+        if note.event_type == "host.fence.end":
+            self._proven(host, level, self._opened.get(incident, math.inf))
         if host not in self._deaths:
             return
         alarm_s, evidence_s = host_bounds(self.world.policy.hosts[host])
@@ -438,11 +499,19 @@ class Judge:
         if note.event_type == "incident.opened" and silent > alarm_s:
             self.broken("L1", f"{host}: {silent:.1f} s from silence to alarm, the bound is {alarm_s:.1f} s")
         if note.event_type == "host.fence.end":
-            level = int(str(data.get("level", 0))) if isinstance(data, dict) else 0
             if silent > evidence_s[level]:
                 text = f"{silent:.1f} s from silence to evidence by level {level + 1}, the bound is {evidence_s[level]:.1f} s"
                 self.broken("L1", f"{host}: {text}")
             del self._deaths[host]
+
+    def _proven(self, host: str, level: int, since: float) -> None:
+        """A proof is told: by a level, whose devices all read off twice, or (a level below 0) by a person's word."""
+        if level < 0:
+            self._by_word.append((host, self.world.now))
+        elif not all(
+            self._off_twice(host, d, since, since) for d in self.world.policy.hosts[host].fencing.levels[level]
+        ):
+            self.broken("TOLD", f"{host} is told to be proven off, and level {level + 1} was not read off twice")
 
     def late(self) -> None:
         """At the end: deaths that nobody noticed, and what nobody was told."""
@@ -455,6 +524,9 @@ class Judge:
             waits = [e for e in row.events.values() if self.world.now - e.at > TOLD_S]
             if waits and row.speaks and self.world.reach(self.world.policy.controller, row.name):
                 self.broken("TOLD", f"no controller took what {row.name} has to tell of a guest: {waits[0].fault}")
+        for host, at in self._by_word:
+            if self._word_at.get(host, -1.0) < at:
+                self.broken("TOLD", f"{host} is told to be off by a person's word, and nobody gave it")
         for host, at in self._deaths.items():
             if self.world.now - at > 120.0:
                 self.broken("L1", f"{host} died and was never proven off")

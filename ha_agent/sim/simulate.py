@@ -176,8 +176,8 @@ def run(
     log: bool = False,
     ended: Callable[[Simulation], None] = lambda sim: None,
 ) -> int:
-    """Live `seeds` lives. `ended` is shown the cloud at the end of each. Prints with `log` every line of them, progress (not with `json`), violations with the command that replays each and the smallest script
-    that still shows it, and last a summary with a digest of all logs; with `json` each line is a JSON object. 0 if no rule was broken."""
+    """Live `seeds` lives. `ended` is shown the cloud at the end of each. Prints with `log` every line of them, progress (not with `json`), violations with the command that replays each and a script of fewer faults
+    that still shows the first, and last a summary with a digest of all logs; with `json` each line is a JSON object. 0 if no rule was broken."""
     stdout = out if out is not None else sys.stdout
     total = {"incidents": 0, "recovered": 0, "moved": 0}
     violations: list[dict[str, Any]] = []
@@ -225,7 +225,8 @@ def lived(life: Life, days: float) -> Life:
 
 
 def minimised(life: Life, days: float, make: MakeEngine = Engine) -> str:
-    """The script with the fewest faults that still breaks the first rule that the life broke."""
+    """A script that still breaks the first rule that the life broke: once through all faults, each is left out where the
+    rule is broken without it too. A shorter script may exist."""
     rule = life.sim.violations[0].rule
 
     def shows(numbers: Collection[int]) -> bool:

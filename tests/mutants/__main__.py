@@ -1,4 +1,4 @@
-"""`make mutants`: every mutant is killed, or equivalent.txt says why not. Exit 1: one survived, or a justification fits nothing."""
+"""`make mutants`: every mutant is killed, or equivalent.txt says why not. Exit 1: one survived, or a justification fits nothing, or more than one place."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutants.generate import Mutant, mutants
+from tests.mutants.generate import Key, Mutant, mutants
 from tests.mutants.run import Broken, Fate, Runner, copy_tree, killers
 
 ROOT = Path(__file__).parents[2]
@@ -46,17 +46,30 @@ def generated(root: Path = ROOT) -> list[Mutant]:
     return [m for f in files for m in mutants(f.relative_to(root).as_posix(), f.read_text())]
 
 
-def justified(text: str) -> dict[tuple[str, str, str], str]:
+def justified(text: str) -> dict[Key, str]:
     """Reasons by key. Raises ValueError that names the line."""
-    reasons = {}
+    reasons: dict[Key, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         parts = [p.strip() for p in line.split(SEPARATOR)]
-        if len(parts) != 4 or not all(parts):
-            raise ValueError(f"{EQUIVALENT.name}:{number}: want: file :: change :: source line :: reason")
-        reasons[parts[0], parts[1], parts[2]] = parts[3]
+        if len(parts) != 5 or not all(parts):
+            raise ValueError(f"{EQUIVALENT.name}:{number}: want: file :: function :: change :: source line :: reason")
+        file, function, change, source, reason = parts
+        if (file, function, change, source) in reasons:
+            raise ValueError(f"{EQUIVALENT.name}:{number}: said twice")
+        reasons[file, function, change, source] = reason
     return reasons
+
+
+def unfit(reasons: Iterable[Key], every: Iterable[Mutant]) -> list[str]:
+    """What is wrong with the justifications: each fits one mutant, so that none excuses another place by its looks."""
+    fits = Counter(m.key for m in every)
+    return [
+        f"{EQUIVALENT.name}: fits {fits[key] or 'no'} mutant{'s' * (fits[key] > 1)}: {SEPARATOR.join(key)}"
+        for key in sorted(reasons)
+        if fits[key] != 1
+    ]
 
 
 Say = Callable[[str], None]
@@ -68,7 +81,7 @@ def run_all(
     tree: Path,
     *,
     jobs: int = 1,
-    reasons: frozenset[tuple[str, str, str]] = frozenset(),
+    reasons: frozenset[Key] = frozenset(),
     stages: tuple[list[str], ...] | None = None,
     only_quick: bool = False,
     say: Say = lambda _: None,
@@ -107,7 +120,7 @@ def _paths(tree: Path, pattern: str) -> list[str]:
     return [f.relative_to(tree).as_posix() for f in tree.glob(pattern)]
 
 
-def table(chosen: list[Mutant], fates: Fates, reasons: frozenset[tuple[str, str, str]]) -> list[str]:
+def table(chosen: list[Mutant], fates: Fates, reasons: frozenset[Key]) -> list[str]:
     """Counts by file, and in all."""
     lines = [f"{'file':34} {'generated':>9} {'killed':>7} {'survived':>8} {'justified':>9}"]
     sums: Counter[str] = Counter()
@@ -159,9 +172,9 @@ def main() -> int:
 
     every = generated()
     reasons = frozenset(justified(EQUIVALENT.read_text()))
-    stale = sorted(reasons - {m.key for m in every})
-    for key in stale:
-        print(f"{EQUIVALENT.name}: fits no mutant: {SEPARATOR.join(key)}", file=sys.stderr)
+    stale = unfit(reasons, every)
+    for problem in stale:
+        print(problem, file=sys.stderr)
     named = set(options.ids.read_text().split()) if options.ids else None
     chosen = [m for m in every if options.only in m.id and (named is None or m.id in named)]
     seed = options.seed or seed_of_commit()
@@ -206,8 +219,8 @@ def main() -> int:
     killed = {m.key for m in chosen if fates[m.id][0] is not Fate.SURVIVED}
     alive = {m.key for m in chosen if fates[m.id][0] is Fate.SURVIVED}
     for key in sorted((killed - alive) & reasons):
-        stale.append(key)
-        print(f"{EQUIVALENT.name}: is killed, so it needs no reason: {SEPARATOR.join(key)}")
+        stale.append(f"{EQUIVALENT.name}: is killed, so it needs no reason: {SEPARATOR.join(key)}")
+        print(stale[-1])
     if options.simulated:
         stale, open_ones = [], []
     for mutant in open_ones:

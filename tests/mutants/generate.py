@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ha_agent import model
+from tests.mutants.places import functions
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, tuple[str, ...]]] = {
     ast.Lt: ("<", ("<=", ">=")),
@@ -25,15 +26,20 @@ COMPARISONS: dict[type[ast.cmpop], tuple[str, tuple[str, ...]]] = {
 }
 STRIDE = 4  # to another member of an enum: the next one is often much alike
 BARE = (ast.Name, ast.Attribute, ast.Call, ast.Subscript)  # tests without an operator
+OUTSIDE = "-"  # in place of a function's name
 LEAVES = (ast.Return, ast.Continue, ast.Break, ast.Raise)
+
+Key = tuple[str, str, str, str]  # file, function, change, source line
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`change`: what is different, in words; `line`: the source line, stripped; `text`: the whole mutated file."""
+    """`function`: the qualified name of the one it is in; `change`: what is different, in words; `line`: the source line, stripped; `text`: the
+    whole mutated file."""
 
     id: str
     file: str
+    function: str
     lineno: int
     col: int
     change: str
@@ -41,9 +47,9 @@ class Mutant:
     text: str
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> Key:
         """What names it in equivalent.txt: it survives a move of the line."""
-        return self.file, self.change, self.line
+        return self.file, self.function, self.change, self.line
 
     def diff(self, original: str) -> str:
         """The first line that differs, as it was and as it is."""
@@ -81,6 +87,7 @@ def mutants(file: str, source: str) -> list[Mutant]:
             Mutant(
                 id=f"{file}:{line}:{col}:{operator}:{counts[place]}",
                 file=file,
+                function=_function(tree, line),
                 lineno=line,
                 col=col,
                 change=edit.change,
@@ -89,6 +96,10 @@ def mutants(file: str, source: str) -> list[Mutant]:
             )
         )
     return made
+
+
+def _function(tree: ast.Module, line: int) -> str:
+    return next((n for n, f in functions(tree) if f.lineno <= line <= (f.end_lineno or 0)), OUTSIDE)
 
 
 class Text:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ha_agent.bounds import host_bounds
+from ha_agent.bounds import host_bounds, hung_bound
 from ha_agent.config.schema import PRESETS
 from ha_agent.policy import Detection, Fencing, HostPolicy, Policy, Storm
 from ha_agent.sim.actions import perform
@@ -87,6 +87,29 @@ def measured(preset: str, level: int, seed: int) -> Measured:
     )
 
 
+@cache
+def measured_hung(preset: str, seed: int) -> tuple[float, list[str]]:
+    """Seconds from the last heartbeat of a host whose processes hang to its first off command, and what the judge says; witnesses and their
+    answers are late, as in `measured`."""
+    names = [f"h{n}" for n in range(1, 5)]
+    hosts = {name: host_policy(name, preset, seed) for name in names}
+    detection = hosts[HOST].detection
+    sim = Simulation(seed, Policy(hosts=hosts, detection=detection, storm=Storm(max_share=0.5)))
+    sim.start()
+    sim.run(4 * detection.down_after_s)
+    for name in names:
+        if name != HOST:
+            sim.world.poor(name, delay_s=(detection.probe_timeout_s + stream(seed, "hung").uniform(0.1, 0.4)) / 4)
+    sim.run(detection.down_after_s)
+    beats = sim.world.hosts[HOST].seq
+    while sim.world.hosts[HOST].seq == beats:
+        sim.run(0.001)
+    last_at = sim.world.now
+    sim.world.hang(HOST)
+    sim.run_until(lambda: bool(told(sim, "host.fence.start")), 2 * hung_bound(hosts[HOST]), 0.1)
+    return told(sim, "host.fence.start")[0][0] - last_at, [str(v) for v in sim.violations]
+
+
 def told(sim: Simulation, event: str) -> list[tuple[float, Any]]:
     """When it was told, and with which data."""
     return [(at, n.payload["ha_agent_object.data"]) for at, n in sim.judge.told if n.event_type == event]
@@ -102,6 +125,8 @@ def rows() -> list[tuple[str, str, float, float]]:
         for level, each in all_of.items():
             assert {m.level for m in each} == {level}
             out.append((preset, f"evidence, level {level + 1}", evidence_s[level], max(m.evidence_s for m in each)))
+        hung_s = max(measured_hung(preset, seed)[0] for seed in SEEDS)
+        out.append((preset, "off, hung", max(hung_bound(host_policy(HOST, preset, seed)) for seed in SEEDS), hung_s))
     return out
 
 
@@ -114,6 +139,9 @@ def table() -> str:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_bound_is_broken(preset: str) -> None:
     assert [v for seed in SEEDS for level in range(2) for v in measured(preset, level, seed).violations] == []
+    assert [v for seed in SEEDS for v in measured_hung(preset, seed)[1]] == []
+    for seed in SEEDS:
+        assert measured_hung(preset, seed)[0] <= hung_bound(host_policy(HOST, preset, seed))
 
 
 def test_every_bound_is_nearly_reached() -> None:

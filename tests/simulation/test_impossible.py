@@ -6,13 +6,23 @@ from collections import Counter
 from typing import Any
 
 from ha_agent.controller.engine import Engine
-from ha_agent.sim.impossible import reason
+from ha_agent.sim.impossible import DEVICES, reason
 from ha_agent.sim.loop import MakeEngine
 from ha_agent.sim.strikes import PAIRS, STEPS, Strike, strikes
 from ha_agent.sim.timeline import VirtualClock
 
 STAGES = 39  # every story three times or more
-SELDOM = 0.3  # a second failure of the story, or the look at a device's health, falls into the strike
+# The share of its strikes in which a pair may change something. A broken device shows where the look at its health, every 30 s, falls into the
+# strike: 3 of 24 strikes here, 8 % of 531 in 861 stages more. A lag that begins with `verify` or `settle` puts off a look at the dead
+# host: none here, 3 % of 597 and 2 % of 333 there.
+SHARE = {
+    **{("unfence", fault): 0.15 for fault in DEVICES if fault != "BMC slow"},
+    ("verify", "controller lags"): 0.1,
+    ("settle", "controller lags"): 0.1,
+}
+# Of any other pair none does here. One is let pass, whichever it is: in 8 of the 861 stages the person who switches hosts on, who waits until what
+# is broken is mended, came some tenths of a second later than in the twin.
+ONCE = 1
 
 
 def test_what_is_called_impossible_changes_nothing() -> None:
@@ -28,8 +38,9 @@ def test_what_is_called_impossible_changes_nothing() -> None:
             tried[f"{strike.step}/{strike.fault}"] += 1
             changed[f"{strike.step}/{strike.fault}"] += strike.changed
     assert set(tried) == {f"{step}/{fault}" for step in wanted for fault in wanted[step]}
-    assert {pair: changed[pair] for pair in tried if changed[pair] > SELDOM * tried[pair]} == {}
-    assert sum(changed.values()) < 0.05 * sum(tried.values())
+    share = {f"{step}/{fault}": share for (step, fault), share in SHARE.items()}
+    most = {pair: share[pair] * tried[pair] if pair in share else ONCE for pair in tried}
+    assert {pair: changed[pair] for pair in tried if changed[pair] > most[pair]} == {}
 
 
 # --- the wall clock ---

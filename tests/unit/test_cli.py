@@ -143,14 +143,15 @@ def test_config_check_looks_at_the_certificate_and_the_cloud_too(tmp_path: Path)
     assert "cloud: mycloud cannot be used" in done.stderr
 
 
-def test_config_check_prints_the_two_bounds(tmp_path: Path) -> None:
+def test_config_check_prints_the_bounds(tmp_path: Path) -> None:
     done = cli("config", "check", config(tmp_path), "--no-files")
     assert done.returncode == 0, done.stderr
     assert "silence to alarm: at most" in done.stdout
+    assert "does nothing else): at most" in done.stdout
     assert "fencing level 1 works: at most" in done.stdout
     machine = json.loads(cli("config", "check", tmp_path / "controller.yaml", "--json", "--no-files").stdout)
     assert machine["ok"] is True
-    assert 0 < machine["silence_to_alarm_s"] < machine["silence_to_evidence_s"][0]
+    assert 0 < machine["silence_to_alarm_s"] < machine["silence_to_evidence_s"][0] < machine["silence_to_hung_s"]
 
 
 def test_config_check_names_every_problem_at_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ha_agent import config
-from ha_agent.bounds import bounds, host_bounds
+from ha_agent.bounds import bounds, host_bounds, hung, hung_bound
 from ha_agent.config.devices import TemplateError, fill
 from ha_agent.controller.compose import endpoints
 from ha_agent.errors import ConfigError
@@ -320,6 +320,25 @@ def test_bounds_by_hand() -> None:
     slow = HostPolicy(name="s", detection=Detection(down_after_s=30), fencing=FencingPolicy(levels=(("a",),)))
     assert bounds(Policy(hosts={"h": host, "s": slow})) == (31.5, [51.5, 51.5])
     assert bounds(Policy()) == (0.0, [])
+
+
+@pytest.mark.parametrize(
+    ("detection", "bound_s"),
+    [
+        (Detection(), 69.5),  # 4 + 60 + 2 + 1.5 + 0.5, and 1.5
+        (Detection(suspect_after_s=6), 71.5),
+        (Detection(hung_patience_s=20), 29.5),
+        (Detection(probe_interval_s=5, probe_timeout_s=4), 75.0),
+        (Detection(down_after_s=120, hung_patience_s=20), 121.5),  # never before it would be down
+    ],
+)
+def test_the_bound_of_a_hung_host_by_hand(detection: Detection, bound_s: float) -> None:
+    host = HostPolicy(name="h", detection=detection)
+    assert hung_bound(host) == bound_s
+    assert hung(Policy(hosts={"h": host, "s": HostPolicy(name="s", detection=Detection(hung_patience_s=20))})) == max(
+        bound_s, 29.5
+    )
+    assert hung(Policy()) == 0.0
 
 
 def test_the_bound_of_evidence_uses_the_number_of_levels() -> None:

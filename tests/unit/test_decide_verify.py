@@ -92,8 +92,12 @@ def test_the_end_is_said_in_the_words_of_the_plan() -> None:
     for plan in (IN_PLACE, UNFORCE_AND_RESTART):
         runs = (server(ServerStage.VERIFIED), server(ServerStage.VERIFIED, "s2"), server(ServerStage.GIVEN_UP, "s3"))
         assert "closed: 2 run again" in lines(tick(incident(Step.VERIFY, plan, servers=runs)))
-    guest = replace(guests_incident(Step.VERIFY), servers=(server(ServerStage.VERIFIED),))
-    assert "closed: verified: 1 moved" in lines(tick(guest))
+    guest = guests_incident(Step.VERIFY)
+    for one, outcome in (
+        (server(ServerStage.VERIFIED), "closed: rebooted: it runs again"),
+        (replace(server(ServerStage.NOT_MOVED), reason="no longer on h1"), "closed: not verified: no longer on h1"),
+    ):
+        assert outcome in lines(tick(replace(guest, servers=(one,))))
 
 
 @pytest.mark.parametrize(
@@ -239,6 +243,13 @@ def test_a_server_that_is_not_where_it_was_moved_to(looks: int, stage: ServerSta
     now = after(answer(listing(landed(looks=looks), OTHER), survey=Survey())).servers[0]
     assert (now.stage, now.reason) == (stage, reason)
     assert now.looks == (looks + 1 if stage is ServerStage.LANDED else looks)
+
+
+@pytest.mark.parametrize(("looks", "reason"), [(0, "not listed on h1 yet"), (2, "no longer on h1: ")])
+def test_one_that_was_moved_nowhere_is_missed_on_its_own_host(looks: int, reason: str) -> None:
+    subject = asked(verifying(landed(dest="", looks=looks), OTHER), CommandKind.LIST_SERVERS, hosts=("h1",))
+    now = after(answer(subject, survey=Survey())).servers[0]
+    assert now.reason.startswith(reason)
 
 
 @pytest.mark.parametrize(

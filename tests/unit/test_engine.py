@@ -10,7 +10,7 @@ import pytest
 from ha_agent.controller.effects import AskWitness, Do, ReadBmc, ReadNova
 from ha_agent.controller.engine import STALE_MAX, Engine
 from ha_agent.decide import Changed, next_wake
-from ha_agent.errors import LeaseLost, StoreFull, UsageError
+from ha_agent.errors import LeaseLost, StoreError, StoreFull, UsageError
 from ha_agent.model import (
     Answer,
     Command,
@@ -218,14 +218,37 @@ def test_a_heartbeat_that_could_not_be_journalled_counts_at_the_last_look() -> N
         )  # servers move already; a person wants it; confirmed since
         bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: changed})
         assert bench.engine.permit(fence) == "", changes
-    moving = msgspec.structs.replace(fence, kind=CommandKind.EVACUATE)
     bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents={incident.id: incident})
-    assert "heard" not in bench.engine.permit(moving)
     views = bench.engine.lookout.views
     views["c1"] = msgspec.structs.replace(views["c1"], heard_at=None)
     assert bench.engine.permit(fence) == "", "not heard since this controller started"
     del views["c1"]
     assert bench.engine.permit(fence) == "", "it left the inventory meanwhile"
+
+
+@pytest.mark.parametrize("kind", [CommandKind.FORCE_DOWN, CommandKind.EVACUATE])
+def test_nothing_goes_out_on_evidence_that_an_unjournalled_heartbeat_revoked(kind: CommandKind) -> None:
+    """S2: the store is full when a host that was proven off is heard again."""
+    bench = dying()
+    bench.finish(bench.commands[0], readings=off_twice(bench))
+    bench.store.fail_next(StoreFull("the disk is full"), 50)
+    command = msgspec.structs.replace(bench.commands[1], kind=kind)
+    assert bench.engine.permit(command) == ""
+    incident = bench.engine.state.incidents[command.incident]
+    assert incident.evidence is not None
+    proven_at = max(r.at for r in incident.evidence.readings)
+    view = bench.engine.lookout.views["c1"]
+    for heard_at, refusal in ((proven_at, ""), (proven_at + 0.001, "c1 was heard since it was proven off")):
+        bench.engine.lookout.views["c1"] = msgspec.structs.replace(view, heard_at=heard_at)
+        assert bench.engine.permit(command) == refusal
+    word = msgspec.structs.replace(incident.evidence, readings=(), at=proven_at + 0.002)
+    incidents = {incident.id: msgspec.structs.replace(incident, evidence=word)}
+    bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents=incidents)
+    assert bench.engine.permit(command) == "", "a person has said since that it is off"
+    bench.engine._may_send = lambda *_: ""
+    incidents = {incident.id: msgspec.structs.replace(incident, evidence=None)}
+    bench.engine.state = msgspec.structs.replace(bench.engine.state, incidents=incidents)
+    assert bench.engine.permit(command) == "", "whether there is evidence is the guards' question"
 
 
 def test_no_permission_without_the_newest_epoch() -> None:
@@ -300,6 +323,21 @@ def test_nothing_leaves_that_is_not_journalled() -> None:
     assert bench.engine.store_error
     bench.run(40)
     assert CommandKind.FENCE in bench.kinds()
+
+
+def test_an_order_that_cannot_be_journalled_is_refused() -> None:
+    bench = dying()
+    bench.store.fail_next(StoreFull("the disk is full"))
+    with pytest.raises(StoreFull):
+        bench.order(Order.PAUSE, reason="new switches")
+    bench.store.fail_next(StoreFull("the disk is full"))
+    bench.finish(bench.commands[0], readings=off_twice(bench))
+    with pytest.raises(StoreError, match="the disk is full"):
+        bench.order(Order.PAUSE, reason="new switches")  # an answer waits for the store, and is first
+    assert bench.engine.state.fleet.paused == ""
+    bench.run(2)
+    bench.order(Order.PAUSE, reason="new switches")
+    assert bench.engine.state.fleet.paused == "new switches (tester)"
 
 
 def test_an_answer_waits_until_the_store_works_again() -> None:

@@ -330,6 +330,7 @@ class Controller:
 
     def state(self) -> State:
         """See Facade."""
+        self.engine.flush()  # an answer says nothing that is not written
         return self.engine.state
 
     def views(self) -> Mapping[str, HostViewSummary]:

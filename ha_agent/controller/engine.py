@@ -2,7 +2,8 @@
 simulator run this same code.
 
 One way only: observation -> witness -> event -> decide -> journal -> effect. A command leaves only after the journal that
-names it is written under the epoch (S4, S7), and `permit` is asked again immediately before its sending.
+names it is written under the epoch (S4, S7), and `permit` is asked again immediately before its sending. The events of one turn share a
+commit; `batch` says why that is safe.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 
 from ha_agent import guards, witness
 from ha_agent.controller import guests, journal
+from ha_agent.controller.batch import Batch
 from ha_agent.controller.effects import AckGuest, AnyEffect, Do
 from ha_agent.controller.lookout import Lookout
 from ha_agent.decide import Changed, Decision, decide
@@ -97,6 +99,7 @@ class Engine:
         self.told = 0  # notifications journalled since the start
         self.guests_lost: dict[str, int] = {}  # by host: events that its remote had to drop
         self._effects: list[AnyEffect] = []
+        self._batch: Batch | None = None
         self._unwritten: deque[AnyEvent] = deque()
         self._retry_at = 0.0
         self._lease_seen: Lease | None = None
@@ -174,6 +177,7 @@ class Engine:
             if self.leading:
                 self._lease_at = now if now >= self.lease_until else self._lease_at  # looked at before anything else
                 self._apply(Paused(gap_s=gap))
+                self.flush()  # before the lease: whoever has lost it meanwhile says at least why
         self._lease(now)
         if self.leading and self._unwritten and now >= self._retry_at:
             self._write_again()
@@ -182,14 +186,16 @@ class Engine:
             wake = self._wake_at
             if wake is not None and wake <= now and (not self.store_error or now >= self._retry_at):
                 self._apply(Tick())
+        self.flush()
 
     def effects(self) -> list[AnyEffect]:
-        """Take what is to be done."""
+        """Take what is to be done; it is journalled."""
+        self.flush()
         taken, self._effects = self._effects, []
         return taken
 
     def _want(self, effect: AnyEffect) -> None:
-        self._effects.append(effect)
+        (self._effects if self._batch is None else self._batch.effects).append(effect)
 
     # --- being told ---
 
@@ -214,28 +220,34 @@ class Engine:
             self._log(f"{seen.host}: its remote has dropped {seen.lost} guest events in all: too many waited")
         self.guests_lost[seen.host] = seen.lost
         fault = guests.fault(seen, self.policy, self.random.uuid())
-        if fault is None or self._journalled(fault):
-            self._want(AckGuest(host=seen.host, report=seen.report))
+        ack = AckGuest(host=seen.host, report=seen.report)
+        if fault is None:
+            self._want(ack)
+        else:
+            self._apply(fault, ack)
 
     def feed(self, event: AnyEvent) -> None:
-        """An outcome or another event. Operator's orders go through `order`, which answers."""
+        """An outcome or another event; journalled at the end of the turn. Operator's orders go through `order`, which answers."""
         if self.leading:
             self._apply(event)
 
     def order(self, order: Operator) -> None:
         """Raises UsageError where it makes no sense, LeaseLost where this is not the leader, StoreError where it cannot be journalled."""
+        self.flush()
         if not self.leading:
             raise LeaseLost(f"{self.name} does not lead", "ask the controller that does")
         if self._unwritten:
             raise StoreError(f"the store cannot be written: {self.store_error}")
         view = self.views.get(order.host)
         heard_at = view.heard_at if view is not None else None
-        self._commit(msgspec.structs.replace(order, new_id=order.new_id or self.random.uuid(), heard_at=heard_at))
+        self._decided(msgspec.structs.replace(order, new_id=order.new_id or self.random.uuid(), heard_at=heard_at))
+        self._write()
         if order.order is Order.REPORT:
             self.observe(Reported(host=order.host, at=self.clock.now(), source=order.actor, text=order.reason))
 
     def permit(self, command: Command) -> str:
         """The last look, immediately before the sending: empty, or why not (S4, S8)."""
+        self.flush()
         refusal = self.may_send_in(command.epoch) if command.kind in DESTRUCTIVE else ""
         if refusal:
             return refusal
@@ -276,6 +288,7 @@ class Engine:
 
     def tell(self, event_type: str, data: dict[str, Any]) -> None:
         """A notification that belongs to no incident. Best effort: lost where the store cannot be written."""
+        self.flush()
         if not self.leading:
             return
         note = build(event_type, self.random.uuid(), self.clock.wall(), data)
@@ -287,6 +300,7 @@ class Engine:
 
     def release(self) -> None:
         """Hand the lease over cleanly."""
+        self.flush()
         if self.leading:
             try:
                 self.store.release_lease(self.name, self.epoch)
@@ -346,6 +360,7 @@ class Engine:
     def _step_down(self, reason: str) -> None:
         if self.leading:
             self._log(f"no longer leading: {reason}")
+        self._undo()
         self.leading = False
         self.lease_until = 0.0
         self._unwritten.clear()
@@ -354,18 +369,18 @@ class Engine:
 
     # --- the journal ---
 
-    def _apply(self, event: AnyEvent) -> None:
-        """Decide and journal. What cannot be written is not done; answers wait until they can."""
-        self._journalled(event)
-
-    def _journalled(self, event: AnyEvent) -> bool:
-        """As `_apply`, and whether it came about."""
+    def _apply(self, event: AnyEvent, *effects: AnyEffect) -> None:
+        """Decide; it is journalled with the others of this turn, and then the effects leave. What cannot be written is not done; answers wait
+        until they can."""
+        if self._batch is not None and self._batch.is_full():
+            self.flush()
+        if not self.leading:
+            return
         if self._unwritten:
             self._keep(event)
-            return False
+            return
         try:
-            self._commit(event)
-            return True
+            self._decided(event, *effects)
         except LeaseLost as error:
             self._step_down(str(error))
         except StoreError as error:
@@ -378,9 +393,22 @@ class Engine:
             if self._on_bug is None:
                 raise
             self._on_bug(error)
-        return False
 
-    def _commit(self, event: AnyEvent) -> None:
+    def flush(self) -> None:
+        """Journal what was decided in this turn. Where that cannot be written, it was not decided."""
+        try:
+            self._write()
+        except LeaseLost as error:
+            self._step_down(str(error))
+        except StoreError as error:
+            self._store_failed(error)
+        except Exception as error:
+            if self._on_bug is None:
+                raise
+            self._on_bug(error)
+
+    def _decided(self, event: AnyEvent, *effects: AnyEffect) -> None:
+        """Decide, and put it into the batch. Raises what the batch raises that has to be written first; the event changed nothing then."""
         now = Now(at=self.clock.now(), wall=self.clock.wall())
         decision = self._decide(self.state, event, self.policy, now)
         state = journal.trimmed(decision.state)
@@ -388,14 +416,44 @@ class Engine:
         writes += [
             self._outbox.put_for(build(t.event_type, self.random.uuid(), now.wall, t.data)) for t in decision.told
         ]
-        if writes:
-            self.store.commit(self.epoch, writes)
+        if self._batch is not None and not self._batch.has_room(writes):
+            self._write()  # the state stays what this event was decided on
+        batch = self._batch = self._batch or Batch(before=self.state)
+        batch.add(event, writes)
+        batch.told += len(decision.told)
+        batch.lines += decision.lines
+        batch.effects += [*(Do(command=c) for c in decision.commands), *effects]
         self.state = state
-        self.told += len(decision.told)
         self._after_state(decision.changed)
-        for line in decision.lines:
+
+    def _write(self) -> None:
+        """One commit for the batch."""
+        batch = self._batch
+        if batch is None:
+            return
+        try:
+            writes = batch.writes
+            if writes:
+                self.store.commit(self.epoch, writes)
+        except BaseException as error:
+            self._undo()
+            if isinstance(error, StoreError):
+                for event in batch.events:
+                    self._keep(event)
+            raise
+        self._batch = None
+        self.told += batch.told
+        self._effects += batch.effects
+        for line in batch.lines:
             self._log(line)
-        self._effects += [Do(command=c) for c in decision.commands]
+
+    def _undo(self) -> None:
+        """What was decided and not written never was."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            self.state = batch.before
+            self._effects += batch.harmless()
+            self._after_state()
 
     def _keep(self, event: AnyEvent) -> None:
         if isinstance(event, Finished | Resumed) and len(self._unwritten) < MAX_UNWRITTEN:
@@ -404,18 +462,18 @@ class Engine:
     def _write_again(self) -> None:
         self._retry_at = self.clock.now() + STORE_RETRY_S
         waiting, self._unwritten = self._unwritten, deque()
-        while waiting:
-            event = waiting.popleft()
-            try:
-                self._commit(event)
-            except LeaseLost as error:
-                self._step_down(str(error))
-                return
-            except StoreError as error:
-                self._store_failed(error)
-                self._unwritten = deque([event, *waiting])
-                return
-        self._store_works()
+        try:
+            while waiting:
+                self._decided(waiting[0])
+                waiting.popleft()
+            self._write()
+        except LeaseLost as error:
+            self._step_down(str(error))
+        except StoreError as error:
+            self._store_failed(error)
+            self._unwritten += waiting  # behind those of the batch that was not written
+        else:
+            self._store_works()
 
     def _store_failed(self, error: StoreError) -> None:
         if str(error) != self.store_error:

@@ -33,6 +33,7 @@ class Permit:
 
     def off(self) -> Refusal | None:
         """An off may be sent now."""
+        self._engine.flush()
         refusal = self.test()
         if refusal is not None:
             return refusal
@@ -46,6 +47,7 @@ class Permit:
     def on(self) -> Refusal | None:
         """An on may be sent now. Whoever ends the maintenance, disarms or pauses does not want a host left off; only where an incident fences
         the host is it that incident's to switch on."""
+        self._engine.flush()
         # safety: its servers may be moving (S1); a fence that begins later waits until our attempt is dead
         for incident in self._engine.state.incidents.values():
             fences = incident.kind is Kind.HOST and Step.FENCE in incident.plan

@@ -220,6 +220,8 @@ class Process:
         self._writing, died = True, False
         try:
             action()
+            if self.engine is not None:
+                self.engine.flush()
         except Crash:
             died = True
         finally:
@@ -356,6 +358,7 @@ class Process:
             return
         new_id = engine.random.uuid()
         engine.feed(GuestFault(host=host, server=event.server, fault=event.fault, report=report, new_id=new_id))
+        engine.flush()
         if engine.leading and not engine.store_error:  # it is journalled
             self._hands.acknowledge(host, report)
 

@@ -386,6 +386,7 @@ def test_only_answers_are_kept_until_the_store_works_again() -> None:
     bench = leader()
     bench.store.fail_next(FULL, times=1)
     bench.engine.feed(MachineSeen(host="c1", device="bmc", machine="m1"))
+    bench.engine.flush()
     assert (list(bench.engine._unwritten), bench.engine.store_error) == ([], "the disk is full")
     bench.engine._unwritten.append(answer(1))
     bench.events.clear()

@@ -75,6 +75,9 @@ def storm(state: State, incident: Incident, policy: Policy, now_s: float) -> Ref
     if incident.ordered_by:
         return None
     limits = policy.storm
+    limit = storm_limit(limits, len(policy.hosts))
+    if incident.silent > limit:  # enough is known: thousands that fail together are not counted thousands of times
+        return _too_many(incident, incident.silent, limit, limits)
     domain = _domain(policy, incident.host)
     fenced = [f for f in recent(state.fleet.fences, limits.window_s, now_s) if f.host != incident.host]
     waiting = [
@@ -86,13 +89,8 @@ def storm(state: State, incident: Incident, policy: Policy, now_s: float) -> Ref
         and may_act(state, i.host, policy) is None
     ]
     hosts = {f.host for f in fenced} | set(waiting)
-    count = max(len(hosts) + 1, incident.silent)
-    limit = storm_limit(limits, len(policy.hosts))
-    if count > limit:
-        return Refusal(
-            reason=f"storm guard: {count} hosts fenced or failing within {limits.window_s:.0f} s, the limit is {limit}",
-            release=f"ha-agent fence {incident.host}",
-        )
+    if len(hosts) + 1 > limit:
+        return _too_many(incident, len(hosts) + 1, limit, limits)
     in_domain = {f.host for f in fenced if f.domain == domain} | {h for h in waiting if _domain(policy, h) == domain}
     count = max(len(in_domain) + 1, incident.silent_domain)
     if domain and count > max(1, limits.domain_max_hosts):
@@ -102,6 +100,13 @@ def storm(state: State, incident: Incident, policy: Policy, now_s: float) -> Ref
             release=f"ha-agent fence {incident.host}",
         )
     return None
+
+
+def _too_many(incident: Incident, count: int, limit: int, limits: Storm) -> Refusal:
+    return Refusal(
+        reason=f"storm guard: {count} hosts fenced or failing within {limits.window_s:.0f} s, the limit is {limit}",
+        release=f"ha-agent fence {incident.host}",
+    )
 
 
 def _domain(policy: Policy, host: str) -> str:

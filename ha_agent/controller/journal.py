@@ -142,9 +142,12 @@ def changes(old: State, new: State, changed: Changed | None = None) -> list[Put 
         if incident is not known:
             writes += _incident(known, incident)
     if changed is None or len(new.incidents) < len(old.incidents) + sum(key not in old.incidents for key in incidents):
-        for key, incident in old.incidents.items():
-            if key in new.incidents:
+        # only closed ones are dropped: those that were, and those that are closed now
+        dropped = old.incidents if changed is None else dict.fromkeys((*old.closed, *sorted(changed.incidents)))
+        for key in dropped:
+            if key in new.incidents or key not in old.incidents:
                 continue
+            incident = old.incidents[key]
             writes.append(Delete(kind="incident", key=key))
             writes += [Delete(kind="server", key=f"{key}/{s.id}") for s in incident.servers]
             first = incident.dropped_history
@@ -177,14 +180,24 @@ def _incident(old: Incident | None, new: Incident) -> list[Put | Delete]:
 def _servers(incident: str, old: Sequence[ServerProgress], new: Sequence[ServerProgress]) -> list[Put | Delete]:
     if old is new:
         return []
+    if len(old) == len(new):
+        other = [(n, s) for n, s in enumerate(new) if s is not old[n]]
+        if all(
+            s.id == old[n].id for n, s in other
+        ):  # as a rule some of very many have changed, and none has come or gone
+            return [_server(incident, s, n) for n, s in other if s != old[n]]
     writes: list[Put | Delete] = []
     before = {s.id: (n, s) for n, s in enumerate(old)}
     for order, server in enumerate(new):
         place, known = before.pop(server.id, (-1, None))
         if place != order or (known is not server and known != server):
-            body = encode(ServerDocument(server=server, order=order))
-            writes.append(Put(kind="server", key=f"{incident}/{server.id}", body=body))
+            writes.append(_server(incident, server, order))
     return writes + [Delete(kind="server", key=f"{incident}/{gone}") for gone in before]
+
+
+def _server(incident: str, server: ServerProgress, order: int) -> Put:
+    body = encode(ServerDocument(server=server, order=order))
+    return Put(kind="server", key=f"{incident}/{server.id}", body=body)
 
 
 def _lasting(incident: Incident) -> Incident:
@@ -196,8 +209,10 @@ def trimmed(state: State) -> State:
     surplus = len(state.closed) - KEEP_CLOSED
     if surplus <= 0:
         return state
-    gone = set(state.closed[:surplus])
-    kept = {k: i for k, i in state.incidents.items() if k not in gone}
+    gone = state.closed[:surplus]
+    kept = dict(state.incidents)
+    for key in gone:
+        kept.pop(key, None)
     return msgspec.structs.replace(state, incidents=kept, closed=state.closed[surplus:])
 
 

@@ -133,7 +133,7 @@ def ask_absent(turn: Turn, incident: Incident) -> Incident:
         for host in server.wait_for:
             if (server.id, host) not in asked:
                 incident, _ = turn.send(incident, CommandKind.CHECK_ABSENT, server.id, host=host)
-        current = next(s for s in incident.servers if s.id == server.id)
+        current = turn.server(incident, server.id)
         incident = turn.put_server(incident, current, next_at=turn.now.at + MEND_PAUSE_S / 2)
     return incident
 
@@ -346,8 +346,9 @@ def restart_surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incide
         return name_left(turn, incident)
     if incident.new_boot_id and incident.cleared_boot_id != incident.new_boot_id:
         return incident
+    moves = select.by_server(outcome.survey.migrations)
     for server in incident.servers:
-        migrations = [m for m in outcome.survey.migrations if m.id not in server.void]
+        migrations = [m for m in moves.get(server.id, ()) if m.id not in server.void]
         named = select.elsewhere(server.id, incident.host, migrations)
         named = tuple(h for h in named if h not in server.absent_at)
         if server.stage is ServerStage.WAITING and named:

@@ -24,7 +24,6 @@ from ha_agent.model import (
     ServerStage,
     Status,
     Step,
-    Survey,
 )
 from ha_agent.policy import Recovery
 from ha_agent.recovery import select
@@ -32,6 +31,7 @@ from ha_agent.recovery import select
 LOOK_AGAIN_S = 1.0
 UNRECORDED_LOOKS = 2
 TELL_NOVA_S = 10.0  # at the latest a host's flag is set again: everything waits for it, and it may be said twice
+MOVED_OR_MOVING = frozenset({ServerStage.LANDED, ServerStage.STARTING, *STAGES_IN_FLIGHT})
 NAMED = 20  # servers that stay, in lines of the log
 
 
@@ -149,7 +149,9 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
         incident = turn.put(incident, poll_at=turn.now.at + pause)
         return turn.wait(incident, f"the host's servers cannot be listed: {outcome.error}")
     incident = turn.wait(incident, "")
-    fresh = [_as_it_was(turn, s) for s in select.plan(outcome.survey, incident.host, recovery, incident.servers)]
+    prior = _brought_here(turn)
+    planned = select.plan(outcome.survey, incident.host, recovery, incident.servers)
+    fresh = [s.with_(prior=prior[s.id]) if s.id in prior else s for s in planned]
     known = {s.id: s for s in incident.servers}
     first = incident.committed_at is None
     if first:  # nothing was sent yet: of an earlier plan only what the servers were is remembered
@@ -157,8 +159,10 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     else:
         listed = {s.id for s in fresh}
         servers = [_merged(known[s.id], s) if s.id in known else s for s in fresh]
-        servers += [_gone(s, outcome.survey) for s in incident.servers if s.id not in listed]
-    servers = [s.with_(spawns=spawning(turn, s, outcome.survey.migrations)) for s in servers]
+        records = select.newest(outcome.survey.migrations)
+        servers += [_gone(s, records.get(s.id)) for s in incident.servers if s.id not in listed]
+    moves = select.by_server(outcome.survey.migrations)
+    servers = [s.with_(spawns=spawning(turn, s, moves.get(s.id, ()))) for s in servers]
     incident = turn.put(incident, surveyed=True, rounds=0, servers=tuple(servers), poll_at=turn.now.at)
     if first:
         incident = turn.put(incident, f"{some(len(servers), 'server')}: {count(incident)}")
@@ -166,15 +170,16 @@ def surveyed(turn: Turn, incident: Incident, outcome: Outcome) -> Incident:
     return name_held(turn, incident, known)
 
 
-def _as_it_was(turn: Turn, server: ServerProgress) -> ServerProgress:
-    """A server that another failure's recovery has only just brought here is not yet as it was before: that recovery knows."""
+def _brought_here(turn: Turn) -> dict[str, str]:
+    """How servers were before: one that another failure's recovery has only just brought here is not yet so again. That recovery knows."""
+    prior: dict[str, str] = {}
     for other in turn.incidents.values():
         if other.phase is not Phase.OPEN or other.kind is not Kind.HOST:
             continue
-        moved = next((s for s in other.servers if s.id == server.id and s.prior), None)
-        if moved is not None and moved.stage in (ServerStage.LANDED, ServerStage.STARTING, *STAGES_IN_FLIGHT):
-            return server.with_(prior=moved.prior)
-    return server
+        for s in other.servers:
+            if s.prior and s.stage in MOVED_OR_MOVING:
+                prior.setdefault(s.id, s.prior)
+    return prior
 
 
 def name_left(turn: Turn, incident: Incident) -> Incident:
@@ -209,10 +214,9 @@ def _merged(old: ServerProgress, new: ServerProgress) -> ServerProgress:
     return new.with_(prior=old.prior) if keep else old.with_(baseline=max(old.baseline, new.baseline))
 
 
-def _gone(old: ServerProgress, survey: Survey) -> ServerProgress:
+def _gone(old: ServerProgress, record: Migration | None) -> ServerProgress:
     """A server that is on the host no more: landed by its record, or moved or deleted by somebody else. The survey lists servers first, so
     of one that has landed it has the record; of one that moves, only a deletion hides it."""
-    record = select.newest(survey.migrations).get(old.id)
     deleted = old.stage is ServerStage.MOVING and (record is None or record.id <= old.baseline)
     if not deleted and old.stage not in (ServerStage.WAITING, ServerStage.RETRY, ServerStage.HELD):
         return old
@@ -237,6 +241,7 @@ def free_held(turn: Turn, incident: Incident) -> Incident:
     """S2: a server that another host may run waits until that host is proven off, or its remote reports the domain absent at two
     looks that lie the longest API request apart. Where it may still be at work on an evacuation, absence says nothing."""
     recovery = turn.host_policy(incident.host).recovery
+    asked = {(c.subject, c.host) for c in turn.pending(incident, CommandKind.CHECK_ABSENT)}
     for server in [s for s in incident.servers if s.stage is ServerStage.HELD]:
         left = tuple(h for h in server.wait_for if not guards.proven_off(turn.state, h, turn.policy, turn.now.at))
         if not left:
@@ -254,11 +259,10 @@ def free_held(turn: Turn, incident: Incident) -> Incident:
         if turn.now.at < server.next_at:
             turn.wake(incident, server.next_at)
             continue
-        asked = {(c.subject, c.host) for c in turn.pending(incident, CommandKind.CHECK_ABSENT)}
         for host in left:
             if (server.id, host) not in asked and host != select.NOBODY_KNOWS:
                 incident, _ = turn.send(incident, CommandKind.CHECK_ABSENT, server.id, host=host)
-        current = next(s for s in incident.servers if s.id == server.id)
+        current = turn.server(incident, server.id)
         incident = turn.put_server(
             incident, current, next_at=turn.now.at + max(recovery.poll_s, recovery.api_max_s / 4)
         )

@@ -77,6 +77,7 @@ class Turn:
         self.told: list[Told] = []
         self.lines: list[str] = []
         self.wakes: dict[str, float] = {}
+        self._places: dict[str, dict[str, int]] = {}  # by incident: where each of its servers is
 
     # --- reading ---
 
@@ -138,9 +139,26 @@ class Turn:
 
     def put_server(self, incident: Incident, server: ServerProgress, line: str = "", **changes: Any) -> Incident:
         """Change one server of an incident."""
-        changed = msgspec.structs.replace(server, **changes)
-        servers = tuple(changed if s.id == server.id else s for s in incident.servers)
+        servers, at = incident.servers, self._place(incident, server.id)
+        if at is not None:
+            servers = (*servers[:at], msgspec.structs.replace(server, **changes), *servers[at + 1 :])
         return self.put(incident, line, servers=servers)
+
+    def server(self, incident: Incident, server: str) -> ServerProgress:
+        """One server of an incident, as it is now. Raises KeyError."""
+        at = self._place(incident, server)
+        if at is None:
+            raise KeyError(server)
+        return incident.servers[at]
+
+    def _place(self, incident: Incident, server: str) -> int | None:
+        """Which of its servers that is. A list of it is made once in a turn: an answer may be about each of thousands."""
+        servers, places = incident.servers, self._places.get(incident.id, {})
+        at = places.get(server)
+        if at is None or at >= len(servers) or servers[at].id != server:
+            places = self._places[incident.id] = {s.id: n for n, s in enumerate(servers)}
+            at = places.get(server)
+        return at
 
     def log(self, line: str) -> None:
         """A line that belongs to no incident."""

@@ -127,7 +127,7 @@ def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wa
     """Bring a landed server to its prior state; each attempt at most every MEND_PAUSE_S."""
     name = server.name or server.id
     incident = turn.put_server(incident, server, reason=f"it is {row.status}, it was {server.prior}")
-    current = next(s for s in incident.servers if s.id == server.id)
+    current = turn.server(incident, server.id)
     if turn.now.at < server.next_at or any(c.subject == server.id for c in incident.pending):
         return incident
     if server.stage is ServerStage.STARTING and _late(turn, incident):

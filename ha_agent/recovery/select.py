@@ -67,6 +67,14 @@ def newest(migrations: Iterable[Migration]) -> dict[str, Migration]:
     return result
 
 
+def by_server(migrations: Iterable[Migration]) -> dict[str, list[Migration]]:
+    """The records of each server, for looking at one server after the other."""
+    result: dict[str, list[Migration]] = {}
+    for m in migrations:
+        result.setdefault(m.server, []).append(m)
+    return result
+
+
 def elsewhere(server: str, host: str, migrations: Iterable[Migration]) -> tuple[str, ...]:
     """S2: hosts other than `host` on which an unfinished migration may have started, or may yet start, the server; `NOBODY_KNOWS` where
     Nova has not said which: the request may wait in the queue of any host."""
@@ -86,11 +94,7 @@ def plan(
     """Every server of the host, those to be moved first, by priority. `known`: what was learned of them before."""
     void = {(s.id, number) for s in known for number in s.void}
     records = newest(survey.migrations)
-    by_server: dict[str, list[Migration]] = {}
-    for m in survey.migrations:
-        if (m.server, m.id) in void:
-            continue
-        by_server.setdefault(m.server, []).append(m)
+    moves = by_server(m for m in survey.migrations if (m.server, m.id) not in void)
     result = []
     for server in survey.servers:
         reason = chosen(server, recovery.select) or disk_lost(server, recovery)
@@ -99,7 +103,7 @@ def plan(
         stage = ServerStage.NOT_MOVED if reason else ServerStage.WAITING
         wait_for: tuple[str, ...] = ()
         if not reason:
-            wait_for = elsewhere(server.id, host, by_server.get(server.id, ()))
+            wait_for = elsewhere(server.id, host, moves.get(server.id, ()))
             if wait_for:
                 names = [h if h != NOBODY_KNOWS else "no destination yet" for h in wait_for]
                 stage, reason = ServerStage.HELD, f"an unfinished migration names {', '.join(names)}"

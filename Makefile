@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-detection bench-remote bench-hostile bench-fencing lab-up lab-down lab-status test-nova clean
+.PHONY: help setup setup-dev demo lint types test test-full check scenarios matrix simulate-full mutants bench-heartbeat bench-mass bench-detection bench-remote bench-hostile bench-fencing lab-up lab-down lab-status test-nova clean
 
 # The distribution's own Python where it can make an environment: it is what operators run, built with all its optimisations.
 PYTHON ?= $(shell for each in /usr/bin/python3 python3; do \
@@ -28,6 +28,7 @@ help:
 	@echo 'make simulate-full   ten times that, and lives of clouds; keeps its result in docs/simulate-full.txt'
 	@echo 'make mutants [SAMPLE=40 SEED=1]   small mistakes in the rules, one at a time: do the tests notice?'
 	@echo 'make bench-heartbeat [HOSTS="1000 2000 5000"]   what thousands of hosts cost, and how soon the dead are found'
+	@echo 'make bench-mass [HOSTS="200 1000 2000"] [SERVERS="500 1000"]   what a big loss costs the event loop: commits, the longest turn'
 	@echo 'make bench-remote    what a remote costs its hypervisor: memory, CPU, descriptors'
 	@echo 'make bench-hostile   what a controller notices of floods of hostile connections'
 	@echo 'make bench-fencing [SIZES="1 10 50 200"]   many hosts switched off at once while some BMCs hang, beside ipmitool and fence_ipmilan'
@@ -131,6 +132,10 @@ mutants: setup-dev
 # Thousands of real connections on loopback, beside a plain UDP listener; a busy machine spoils the figures, so nothing else should run.
 bench-heartbeat: setup-dev
 	@$(BIN)/python -m tests.benchmarks.heartbeat --hosts $(or $(HOSTS),1000 2000 5000) --keep docs/bench-heartbeat.txt
+
+# On the disk that holds build/, which should be a real one.
+bench-mass: setup-dev
+	@$(BIN)/python -m tests.benchmarks.mass --hosts $(or $(HOSTS),200 1000 2000) --servers $(or $(SERVERS),500 1000)
 
 bench-remote: setup-dev
 	@$(BIN)/python -m tests.benchmarks.remote --seconds $(or $(SECONDS_EACH),60) --keep docs/bench-remote.txt

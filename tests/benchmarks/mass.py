@@ -44,7 +44,7 @@ from ha_agent.store.sqlite import SqliteStore
 from ha_agent.system import SystemRandom
 from tests.benchmarks.report import ROOT, head, report, tell
 
-HOSTS, SERVERS = (200, 1000, 2000), (1000, 5000)
+HOSTS, SERVERS = (200, 1000, 2000), (500, 1000)
 STEP_S, BEAT_STEPS = 0.1, 10
 DOMAINS = 10
 YARDSTICK_COMMITS = 100

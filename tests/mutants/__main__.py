@@ -30,6 +30,7 @@ MUTATED = (
     "ha_agent/recovery/select.py",
     "ha_agent/witness.py",
     "ha_agent/decide/*.py",
+    "ha_agent/controller/batch.py",
     "ha_agent/controller/engine.py",
     "ha_agent/controller/lookout.py",
     "ha_agent/controller/overplanes.py",

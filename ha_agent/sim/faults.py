@@ -108,7 +108,7 @@ def _kill(s: Scene) -> list[str]:
     return [f"kill {host} for {s.secs(5, 60)}" if s.chance.random() < 0.2 else f"kill {host}"]
 
 
-HANGS_FOR_S, REFUSED_FOR_S, PAUSED_FOR_S = 45.0, 45.0, 40.0
+HANGS_FOR_S, REFUSED_FOR_S, PAUSED_FOR_S = 45.0, 45.0, 40.0  # in the matrix, at most
 
 
 def _patience(s: Scene) -> float:

@@ -128,6 +128,12 @@ def _refused(s: Scene) -> list[str]:
     return [*lines, f"cut {host} {NOVA} for {seconds}"] if s.chance.random() < 0.7 else lines
 
 
+def _keystone(s: Scene) -> list[str]:
+    """Half of the time the token was about to end."""
+    token_s = s.chance.choice(("0", s.secs(0, 30)))
+    return [f"keystone_down {token_s} for {s.secs(20, 80)}"]
+
+
 def _past_the_lease(s: Scene) -> list[str]:
     """Whoever leads stands still until another one has long taken over; nothing where there is no other."""
     leader = s.sim.leader
@@ -272,7 +278,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("lost answer, not done", 2, _nova("lost_not_done")),
     Fault("unknown rows", 1, _one(lambda s: f"rows_unknown {s.subject} for {s.secs(5, 40)}")),
     Fault("cell down", 1, _one(lambda s: f"cell_down {' '.join(s.sim.world.hosts)} for {s.secs(5, 40)}")),
-    Fault("Keystone down", 1, _one(lambda s: f"keystone_down {s.secs(0, 30)} for {s.secs(20, 80)}")),
+    Fault("Keystone down", 1, _keystone),
     Fault("broker down", 1, _one(lambda s: f"broker down for {s.secs(5, 60)}")),
     Fault("broker frozen", 1, _one(lambda s: f"broker frozen for {s.secs(5, 60)}")),
     Fault("no valid host", 1, _one(lambda s: f"no_room for {s.secs(10, 60)}")),

@@ -11,7 +11,7 @@ from math import inf
 
 import msgspec
 
-from ha_agent.errors import StoreFull, StoreLocked, UsageError
+from ha_agent.errors import StoreFull, UsageError
 from ha_agent.model import CommandKind, Order
 from ha_agent.policy import Policy
 from ha_agent.ports import ForeignClaim, Reported
@@ -53,12 +53,19 @@ def _action(name: str, usage: str, do: Act, undo: Act | None = None) -> None:
 _action("kill", "HOST", lambda s, a: s.world.power_off(a[0]), lambda s, a: s.world.power_on(a[0], "its power is back"))
 _action("power_on", "HOST [BOOT_S]", lambda s, a: s.world.power_on(a[0], "somebody switches it on", *map(float, a[1:])))
 _action("reboot", "HOST [BOOT_S]", lambda s, a: s.world.reboot(a[0], *map(float, a[1:])))
+_action("panic", "HOST DUMP_S [BOOT_S]", lambda s, a: s.world.panic(a[0], *map(float, a[1:])))
 _action("dark_boot", "HOST", lambda s, a: _dark_boot(s, a[0]), lambda s, a: s.world.join(a[0]))
 _action("freeze", "HOST", lambda s, a: s.world.freeze(a[0]), lambda s, a: s.world.thaw(a[0]))
 _action("thaw", "HOST", lambda s, a: s.world.thaw(a[0]))
 _action("hang", "HOST", lambda s, a: s.world.hang(a[0]), lambda s, a: s.world.unhang(a[0]))
 _action("unhang", "HOST", lambda s, a: s.world.unhang(a[0]))
 _action("agent_crash", "HOST", lambda s, a: s.world.agent(a[0], up=False), lambda s, a: s.world.agent(a[0], up=True))
+_action(
+    "certificate_refused",
+    "HOST",
+    lambda s, a: s.world.refuse(a[0], refused=True),
+    lambda s, a: s.world.refuse(a[0], refused=False),
+)
 _action("agent_start", "HOST", lambda s, a: s.world.agent(a[0], up=True))
 _action("out_of_memory", "HOST", lambda s, a: s.world.out_of_memory(a[0]))
 _action("supply", "HOST", lambda s, a: _supply(s, a, on=False), lambda s, a: _supply(s, a, on=True))
@@ -150,7 +157,7 @@ _action("heal", "A B", lambda s, a: s.world.heal(a[0], a[1]))
 _action(
     "one_way",
     "FROM TO",
-    lambda s, a: s.world.one_way(a[0], a[1], lost=True),
+    lambda s, a: _one_way(s, a[0], a[1]),
     lambda s, a: s.world.one_way(a[0], a[1], lost=False),
 )
 _action(
@@ -178,6 +185,13 @@ _action(
     lambda s, a: _each(_controllers(s), lambda c: s.world.cut(c, BMCS)),
     lambda s, a: _each(_controllers(s), lambda c: s.world.heal(c, BMCS)),
 )
+
+
+def _one_way(sim: Simulation, a: str, b: str) -> None:
+    sim.world.one_way(a, b, lost=True)
+    for process in sim.processes:
+        if process.engine is None:  # it has no connection that could go on
+            sim.world.network.ended(process.name)
 
 
 def _each(names: Iterable[str], act: Callable[[str], object]) -> None:
@@ -217,6 +231,7 @@ _action(
     lambda s, a: _weather(s, a[0], float(a[1]) if len(a) > 1 else 1.0),
     lambda s, a: _weather(s, a[0], 0.0),
 )
+_action("keystone_down", "TOKEN_S", lambda s, a: _keystone(s, float(a[0])), lambda s, a: _keystone(s, None))
 _action(
     "rows_unknown",
     "HOST…",
@@ -255,6 +270,16 @@ def _weather(sim: Simulation, trouble: str, share: float) -> None:
     text = f"Nova's API: {trouble}, {share:.0%} of the requests" if share else f"Nova's API: {trouble} is over"
     sim.world.changed(text)
     sim.world.weather.set(Trouble(trouble), share)
+
+
+def _keystone(sim: Simulation, token_s: float | None) -> None:
+    """Down, with tokens that last so long yet; None: it gives new ones again."""
+    if token_s is None:
+        sim.world.changed("Keystone gives tokens again")
+        sim.world.weather.keystone_up()
+    else:
+        sim.world.changed(f"Keystone is down; the token that is there lasts for {token_s:g} s")
+        sim.world.weather.keystone_down(token_s)
 
 
 def _cell(sim: Simulation, hosts: Sequence[str], *, down: bool) -> None:
@@ -347,9 +372,7 @@ def _guest_fault(sim: Simulation, name: str, fault: str) -> None:
 # --- the controller, its store and its machine ---
 
 _action("store_full", "WRITES", lambda s, a: s.store.fail_next(StoreFull("the disk is full"), int(a[0])))
-_action(
-    "store_locked", "WRITES", lambda s, a: s.store.fail_next(StoreLocked("another process has locked it"), int(a[0]))
-)
+_action("store_locked", "SECONDS", lambda s, a: s.lock_store(float(a[0])))
 _action("crash", "[AFTER_S [CONTROLLER]]", lambda s, a: _controller(s, a[1:]).crash(float(a[0]) if a else None))
 _action("stop", "[AFTER_S [CONTROLLER]]", lambda s, a: _controller(s, a[1:]).stop(float(a[0]) if a else None))
 _action("stop_before", "COMMAND SECONDS", lambda s, a: _stop_before(_controller(s, ()), CommandKind(a[0]), float(a[1])))

@@ -65,12 +65,13 @@ Draw = Callable[[Scene], list[str]]
 
 @dataclass(frozen=True)
 class Fault:
-    """See the module. `mixed`: a mixture of others, for random lives only."""
+    """See the module. `mixed`: a mixture of others, for random lives only. `lasts_s`: it means nothing if it is shorter, whatever the pace."""
 
     name: str
     weight: int
     draw: Draw
     mixed: bool = False
+    lasts_s: float = 0.0
 
 
 def _one(make: Callable[[Scene], str]) -> Draw:
@@ -81,8 +82,9 @@ def _device(*kinds: DeviceFault) -> Draw:
     return _one(lambda s: f"device {s.subject} {s.chance.choice(kinds)} {s.device()} for {s.secs(8, 60)}")
 
 
-def _nova(trouble: str, low: float = 3, high: float = 40) -> Draw:
-    return _one(lambda s: f"nova {trouble} {s.chance.choice((1, 1, 0.5))} for {s.secs(low, high)}")
+def _nova(trouble: str, low: float = 3, high: float = 40, shares: tuple[float, ...] = (1, 1, 0.5)) -> Draw:
+    """Of a trouble that meets changes and reads alike, a share lets changes through to meet it."""
+    return _one(lambda s: f"nova {trouble} {s.chance.choice(shares)} for {s.secs(low, high)}")
 
 
 def _loss(share: float, low: float, high: float) -> Draw:
@@ -106,11 +108,38 @@ def _kill(s: Scene) -> list[str]:
     return [f"kill {host} for {s.secs(5, 60)}" if s.chance.random() < 0.2 else f"kill {host}"]
 
 
-def _one_way(s: Scene) -> list[str]:
-    a, b = s.controller(), s.subject
-    return [
-        f"one_way {a} {b} for {s.secs(5, 60)}" if s.chance.random() < 0.5 else f"one_way {b} {a} for {s.secs(5, 60)}"
-    ]
+HANGS_FOR_S, REFUSED_FOR_S, PAUSED_FOR_S = 45.0, 45.0, 40.0  # in the matrix, at most
+
+
+def _patience(s: Scene) -> float:
+    """Until a host whose kernel answers counts as hung, where Nova hears nothing of it."""
+    detection = s.sim.policy.detection
+    return detection.down_after_s + detection.hung_patience_s
+
+
+def _long_hang(s: Scene) -> str:
+    return f"hang {s.host()} for {_patience(s) + s.chance.uniform(2, 12):.1f}"
+
+
+def _refused(s: Scene) -> list[str]:
+    """Mostly Nova does not hear of the host either, so that nothing but its certificate says that its programs run."""
+    host, seconds = s.host(), f"{_patience(s) * s.chance.uniform(0.3, 1.3):.1f}"
+    lines = [f"certificate_refused {host} for {seconds}"]
+    return [*lines, f"cut {host} {NOVA} for {seconds}"] if s.chance.random() < 0.7 else lines
+
+
+def _keystone(s: Scene) -> list[str]:
+    """Half of the time the token was about to end."""
+    token_s = s.chance.choice(("0", s.secs(0, 30)))
+    return [f"keystone_down {token_s} for {s.secs(20, 80)}"]
+
+
+def _past_the_lease(s: Scene) -> list[str]:
+    """Whoever leads stands still until another one has long taken over; nothing where there is no other."""
+    leader = s.sim.leader
+    if leader is None or len(s.sim.processes) < 2:
+        return []
+    return [f"pause {leader.name} for {s.sim.policy.lease_s * s.chance.uniform(1.5, 3.0):.1f}"]
 
 
 def _plane(s: Scene) -> list[str]:
@@ -192,11 +221,13 @@ TABLE: tuple[Fault, ...] = (
     Fault("kernel hang", 5, _one(lambda s: f"hang {s.host()} for {s.secs(5, 120)}")),
     Fault("freeze 4 s", 2, _one(lambda s: f"freeze {s.host()} for 4")),
     Fault("freeze 9 s", 2, _one(lambda s: f"freeze {s.host()} for 9")),
-    Fault("freeze 40 s", 3, _one(lambda s: f"freeze {s.host()} for 40")),
-    Fault("panic", 3, _one(lambda s: f"reboot {s.host()}")),
+    Fault("freeze 40 s", 3, _one(lambda s: f"freeze {s.host()} for 40"), lasts_s=40.0),
+    Fault("hang past patience", 2, _one(_long_hang), lasts_s=HANGS_FOR_S),
+    Fault("panic", 3, _one(lambda s: f"panic {s.host()} {s.secs(24, 80)}")),
     Fault("fast reboot", 2, _one(lambda s: f"reboot {s.host()} 2")),
     Fault("dark boot", 2, _one(lambda s: f"dark_boot {s.host()} for {s.secs(30, 90)}")),
     Fault("agent crash", 3, _one(lambda s: f"agent_crash {s.host()} for {s.secs(2, 60)}")),
+    Fault("certificate refused", 2, _refused, lasts_s=REFUSED_FOR_S),
     Fault("out of memory", 2, _one(lambda s: f"out_of_memory {s.host()}")),
     Fault("total power loss", 3, _one(lambda s: f"supply {s.host()} for {s.secs(20, 90)}")),
     Fault("rack power loss", 2, _one(lambda s: f"rack {s.host()} for {s.secs(20, 90)}")),
@@ -207,7 +238,8 @@ TABLE: tuple[Fault, ...] = (
     # the network
     Fault("management NIC cut", 5, _one(lambda s: f"isolate {s.host()} for {s.secs(3, 90)}")),
     Fault("one plane lost", 3, _plane),
-    Fault("one-way loss", 2, _one_way),
+    Fault("loss towards a host", 1, _one(lambda s: f"one_way {s.controller()} {s.subject} for {s.secs(15, 80)}")),
+    Fault("loss from a host", 1, _one(lambda s: f"one_way {s.subject} {s.controller()} for {s.secs(15, 80)}")),
     Fault("packet loss 1 %", 1, _loss(0.01, 40, 100)),
     Fault("packet loss 5 %", 1, _loss(0.05, 20, 60)),
     Fault("packet loss 20 %", 1, _loss(0.2, 20, 60)),
@@ -237,8 +269,8 @@ TABLE: tuple[Fault, ...] = (
     Fault("lying BMC", 1, _device(DeviceFault.LYING)),
     # Nova and what it needs
     Fault("Nova away", 3, _nova("down")),
-    Fault("Nova 500", 2, _nova("500")),
-    Fault("Nova 503", 2, _nova("503")),
+    Fault("Nova 500", 2, _nova("500", shares=(1, 0.5, 0.25))),
+    Fault("Nova 503", 2, _nova("503", shares=(1, 0.5, 0.25))),
     Fault("Nova 429", 1, _nova("429")),
     Fault("Nova 409", 1, _nova("409")),
     Fault("Nova slow", 1, _nova("slow")),
@@ -246,7 +278,7 @@ TABLE: tuple[Fault, ...] = (
     Fault("lost answer, not done", 2, _nova("lost_not_done")),
     Fault("unknown rows", 1, _one(lambda s: f"rows_unknown {s.subject} for {s.secs(5, 40)}")),
     Fault("cell down", 1, _one(lambda s: f"cell_down {' '.join(s.sim.world.hosts)} for {s.secs(5, 40)}")),
-    Fault("Keystone down", 1, _nova("keystone")),
+    Fault("Keystone down", 1, _keystone),
     Fault("broker down", 1, _one(lambda s: f"broker down for {s.secs(5, 60)}")),
     Fault("broker frozen", 1, _one(lambda s: f"broker frozen for {s.secs(5, 60)}")),
     Fault("no valid host", 1, _one(lambda s: f"no_room for {s.secs(10, 60)}")),
@@ -256,11 +288,16 @@ TABLE: tuple[Fault, ...] = (
     Fault("server deleted", 1, _deleted),
     # the controller, its store and its machine
     Fault("disk full", 2, _one(lambda s: f"store_full {s.chance.randint(1, 15)}")),
-    Fault("store locked", 1, _one(lambda s: f"store_locked {s.chance.randint(1, 15)}")),
+    Fault(
+        "store locked",
+        1,
+        _one(lambda s: f"store_locked {s.chance.choice((2, 9, 20, 40)) * s.chance.uniform(0.5, 1.5):.1f}"),
+    ),
     Fault("controller crash", 3, _one(lambda s: f"crash {s.secs(0.5, 30)} {s.controller()}")),
     Fault("crash before a write", 3, _one(lambda s: f"crash_at_commit before {s.chance.randint(1, 8)}")),
     Fault("crash after a write", 3, _one(lambda s: f"crash_at_commit after {s.chance.randint(1, 8)}")),
     Fault("controller paused", 4, _one(lambda s: f"pause {s.controller()} for {s.secs(0.5, 45)}")),
+    Fault("pause past the lease", 2, _past_the_lease, lasts_s=PAUSED_FOR_S),
     Fault(
         "controller lags",
         2,
@@ -319,6 +356,8 @@ def mend(sim: Simulation) -> None:
             world.thaw(name)
         if host.hung:
             world.unhang(name)
+        if host.refused:
+            world.refuse(name, refused=False)
         host.remote = host.remote or host.powered
         for device in host.devices:
             if host.devices[device].fault is not DeviceFault.NONE:

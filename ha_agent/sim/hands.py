@@ -80,7 +80,7 @@ class Hands:
         self._world = world
         self._judge = judge
         self._latency = latency
-        self._cloud = SimCloud(world)
+        self._cloud = SimCloud(world, owner.name)
         self._queued: dict[str, set[str]] = {}  # by host: fences that were handed over and have not begun
 
     def died(self) -> None:
@@ -98,14 +98,15 @@ class Hands:
             case ReadBmc(host=host):
                 self._world.timeline.after(0.3, lambda: self._read_bmc(host))
             case ReadNova(host=host):
-                self._world.timeline.after(0.2, lambda: self._read_nova(host))
+                late_s = self._world.weather.late_s()
+                self._world.timeline.after(0.2 + late_s, lambda: self._read_nova(host))
             case AckGuest(host=host, report=report):
                 self.acknowledge(host, report)
 
     def acknowledge(self, host: str, report: str) -> None:
         """The host's remote forgets an event of a guest, if it hears that it was taken."""
         row = self._world.hosts[host]
-        if row.speaks and self._world.reach(self._owner.name, host):
+        if row.speaks and self._world.arrives(self._owner.name, host):
             row.events.pop(report, None)
 
     def _feed(self, outcome: Outcome, delay_s: float = 0.0) -> None:
@@ -368,11 +369,11 @@ class Hands:
     def _open_gate(self, command: Command) -> None:
         world = self._world
         host = world.hosts[command.host]
-        if not (host.speaks and world.network.passes(self._owner.name, command.host)):
+        if not (host.speaks and world.arrives(self._owner.name, command.host)):
             self._feed(Outcome(command=command.id, status=Status.FAILED, error="its remote does not answer"), 0.1)
         elif world.open_gate(command.host, command.boot_id):
             self._judge.gate_opened(command.host)
-            if world.reach(self._owner.name, command.host):
+            if world.arrives(command.host, self._owner.name):
                 self._feed(Outcome(command=command.id, status=Status.OK), 0.05)
             else:
                 self._feed(Outcome(command=command.id, status=Status.LOST, error="no answer in time"), 3.0)

@@ -94,6 +94,9 @@ class Judge:
         self._heard_since: dict[tuple[str, str], float] = {}
         self._heard_at: dict[tuple[str, str], float] = {}
         self._reached_since: dict[str, float] = {}
+        self._answers_since: dict[
+            tuple[str, str], float
+        ] = {}  # controller, host: its remote answers, with nothing that is trusted
         self._evacuated: set[str] = set()  # hosts whose servers began to move and that did not come back yet
         self._released: set[str] = set()  # of those: what still moves was given up by a person
         self._switched_on: dict[str, int] = {}  # hosts that we switched on, and in which of their lives
@@ -181,6 +184,10 @@ class Judge:
             deaf = c.engine is None or c.paused or name not in c.policy.hosts
             if deaf or not host.speaks or not world.reach(c.name, name):
                 self._heard_since.pop(key, None)
+            if deaf or not host.answers or not world.reach(c.name, name) or world.astray(c.policy, name):
+                self._answers_since.pop(key, None)
+            elif host.refused:
+                self._answers_since.setdefault(key, now)
         if host.speaks and not world.network.poor and self._all_reach(name):
             self._reached_since.setdefault(name, now)
         else:
@@ -282,6 +289,9 @@ class Judge:
         if heard is not None and now - heard >= HEARD_S:
             rule, again = ("S2b", " again") if self._opened.get(command.incident, now) < heard else ("S5", "")
             self.broken(rule, f"{name} is fenced although {who.name} has heard it{again} for {now - heard:.0f} s")
+        answers = self._answers_since.get((who.name, name))
+        if answers is not None and now - answers >= HEARD_S:
+            self.broken("S5", f"{name} is fenced although its remote has answered {who.name} for {now - answers:.0f} s")
         self._said_otherwise(who, name)
         if host.speaks and self.world.astray(who.policy, name):
             self.broken("S5", f"{name} lives and is fenced: it was looked for where it is not")

@@ -175,6 +175,7 @@ class Process:
         self.paused = False
         self._tick_at = -1.0
         self._hands.died()
+        self.world.ended(self.name)
         wait = self.restart_after_s if restart_after_s is None else restart_after_s
         self.world.timeline.after(wait, self.start)
 
@@ -183,6 +184,11 @@ class Process:
         if self.engine is not None:
             self.world.log(f"{self.name} stands still")
             self.paused = True
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is in the middle of something, perhaps of a write."""
+        return self._writing
 
     def resume(self) -> None:
         """It goes on; whether its timers or its sockets come first is chance."""
@@ -304,7 +310,7 @@ class Process:
         self.world.timeline.after(CHECK_EVERY_S, partial(self._check, engine))
 
     def _hears(self, host: str) -> bool:
-        return self.world.hosts[host].speaks and self.world.reach(self.name, host)
+        return self.world.hosts[host].speaks and self.world.arrives(host, self.name)
 
     def checked(self, host: str, level: int, readings: Sequence[Reading]) -> None:
         """A look at the devices of a level is over."""
@@ -322,18 +328,19 @@ class Process:
         if engine is None or host not in self.policy.hosts:
             return
         row = self.world.hosts[host]
-        connected = self.world.reach(self.name, host) and not self.world.astray(self.policy, host)
-        if connected and row.speaks:
+        where, reached = not self.world.astray(self.policy, host), self.world.reach(self.name, host)
+        if row.speaks and where and self.world.arrives(host, self.name):
             self._misses[host] = 0
             row.heard = True
             self._beat(host)
             self.tell_guests(host)
             return
         self._misses[host] = self._misses.get(host, 0) + 1
-        answered = connected and row.answers_tcp
+        answered = where and reached and row.answers_tcp
         if answered or self._misses[host] % 3 == 0:
-            error = "connection refused" if answered else "timed out"
-            self._deliver(Disconnected(host=host, at=self.now(), answered=answered, error=error))
+            spoke = answered and row.answers
+            error = "its certificate has expired" if spoke else "connection refused" if answered else "timed out"
+            self._deliver(Disconnected(host=host, at=self.now(), answered=answered, spoke=spoke, error=error))
 
     def tell_guests(self, host: str) -> None:
         """The host's remote tells whoever leads what happened to its guests, again and again until it was taken."""

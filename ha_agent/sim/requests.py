@@ -11,14 +11,19 @@ from ha_agent.sim.nova_state import EVACUATION, UNFINISHED, NovaError, SimMigrat
 from ha_agent.sim.world import World
 
 T = TypeVar("T")
+LOOK_AGE_S = 3.0  # a list of evacuations that is older, or from before our own last evacuate of a server, is read again
 
 
 class SimCloud:
-    """ports.Cloud for one controller. Each call is one moment, and one request; the caller gives it its place in time."""
+    """ports.Cloud for one controller. Each call is one moment, and as many requests as it is of the driver, each of which may fail; the caller
+    gives it its place in time."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, who: str = "") -> None:
         self._world = world
         self._nova = world.nova
+        self._who = who
+        self._looked_at: dict[str, float] = {}  # by host: when its evacuations were listed last
+        self._sent_at: dict[str, float] = {}  # by server: when it was last to be evacuated
 
     def services(self) -> Sequence[ComputeService]:
         """See ports.Cloud."""
@@ -39,10 +44,12 @@ class SimCloud:
     def evacuations(self, source: str) -> Sequence[Migration]:
         """See ports.Cloud."""
         self._reads()
+        self._looked_at[source] = self._world.now
         return _migrations(m for m in self._listed() if m.source == source and m.kind == EVACUATION)
 
     def unfinished_evacuations(self) -> Sequence[Migration]:
-        """See ports.Cloud."""
+        """See ports.Cloud. One list for each status."""
+        self._reads()
         self._reads()
         return _migrations(m for m in self._listed() if m.kind == EVACUATION and m.status in UNFINISHED)
 
@@ -52,13 +59,18 @@ class SimCloud:
         return next((a.request_id for a in self._asked(lambda: self._nova.actions(server)) if a.action == "reboot"), "")
 
     def force_down(self, host: str, value: bool) -> None:
-        """See ports.Cloud."""
-
-        def change() -> None:
-            if self._nova.hosts[host].forced_down != value:
-                self._nova.force_down(self._nova.hosts[host].service_id, value)
-
-        self._change(change, of_guests=False)
+        """See ports.Cloud. The flag is read before it is set, and after."""
+        row = self._nova.hosts[host]
+        self._reads()
+        if self.service(host).state is None:
+            raise DriverError(f"Nova cannot say anything of the service of {host}: its cell is down")
+        if row.forced_down == value:
+            return
+        self._change(lambda: self._nova.force_down(row.service_id, value), of_guests=False)
+        try:
+            self._reads()
+        except DriverError as error:
+            raise Unanswered(f"forced_down of {host} was set, but cannot be read back: {error}") from None
 
     def evacuate(self, server: str, host: str, judged: int = 0) -> None:
         """See ports.Cloud: a server that left, or that is on its way by a record the caller has not judged, is left alone."""
@@ -71,6 +83,10 @@ class SimCloud:
                 raise DriverError("an evacuation of it is not finished")
             self._nova.evacuate(server, self._world.microversion)
 
+        oldest = max(self._world.now - LOOK_AGE_S, self._sent_at.get(server, -1.0))
+        if self._looked_at.get(host, -1.0) <= oldest:
+            self.evacuations(host)
+        self._sent_at[server] = self._world.now
         self._change(change)
 
     def start(self, server: str) -> None:
@@ -93,11 +109,11 @@ class SimCloud:
 
     def _reads(self) -> None:
         """Raises DriverError where no answer comes."""
-        self._world.weather.before(change=False)
+        self._world.weather.before(self._who, change=False)
 
     def _change(self, change: Callable[[], object], *, of_guests: bool = True) -> None:
         """Raises DriverError (it did not happen) or Unanswered (nobody knows)."""
-        lost = self._world.weather.before(change=True)
+        lost = self._world.weather.before(self._who, change=True)
         if self._world.broker and of_guests:
             raise Unanswered("Nova answered 500: its message broker does not answer")
         self._asked(change)

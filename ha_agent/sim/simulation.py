@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ha_agent.controller.engine import Engine
+from ha_agent.errors import StoreLocked
 from ha_agent.model import Incident, Operator, Order, Phase
 from ha_agent.policy import Policy
 from ha_agent.sim.invariants import Judge
@@ -15,6 +16,7 @@ from ha_agent.sim.world import Violation, World
 from ha_agent.store.memory import MemoryStore
 
 PROTECTED = "automatic-recovery"
+BUSY_S = 5.0  # how long a write waits for a store that another process holds
 
 
 class Simulation:
@@ -38,6 +40,8 @@ class Simulation:
         self.judge = Judge(self.world, self.store)
         self.lasting = 0  # faults that will end by themselves
         self.steps = 0  # things that happened
+        self._locked_until = 0.0
+        self._waits_until: dict[str, float] = {}  # by controller: for the store
         self.halt_at = -1  # `run_halting` stops before this one
         self.saw: Callable[[str, object], None] = lambda who, what: None
         names = [policy.controller, *(f"controller-{n}" for n in range(2, controllers + 1))]
@@ -110,6 +114,45 @@ class Simulation:
         """Idle time passes at once, as if the controllers' machine had slept: they look anew before they act (S8)."""
         self.world.timeline.now += seconds
         self.run(1.5 * self.policy.lease_s + 2 * self.policy.detection.down_after_s)
+
+    # --- the store ---
+
+    def lock_store(self, seconds: float) -> None:
+        """Another process holds the store for so long. Whoever writes waits for it, and does nothing else meanwhile; after BUSY_S it gives up."""
+        world, until = self.world, self.world.now + seconds
+        world.log(f"another process locks the store for {seconds:g} s")
+        self.lasting += 1
+
+        def wait() -> None:
+            writer = next((p for p in self.processes if p.busy), None)  # none: one that is being stopped
+            waited = self._waits_until.get(writer.name, 0.0) if writer is not None else 0.0
+            left_s = until - max(world.now, waited)
+            if writer is not None and left_s > 0.0:
+                self._stands(writer, min(left_s, BUSY_S))
+            if left_s > BUSY_S:
+                raise StoreLocked("another process has locked it")
+
+        def over() -> None:
+            self.lasting -= 1
+            if self._locked_until <= world.now:
+                self.store.let_go()
+
+        self._locked_until = until
+        self.store.hold(wait)
+        world.timeline.at(until, over)
+
+    def _stands(self, process: Process, seconds: float) -> None:
+        """It waits; several writes in a row wait one after the other."""
+        until = max(self.world.now, self._waits_until.get(process.name, 0.0)) + seconds
+        self._waits_until[process.name] = until
+        if not process.paused:
+            process.pause()
+
+        def over() -> None:
+            if self._waits_until[process.name] == until:
+                process.resume()
+
+        self.world.timeline.at(until, over)
 
     # --- acting ---
 

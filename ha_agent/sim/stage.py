@@ -28,7 +28,11 @@ BOOT_S = 1.2
 COMPUTE_START_S = 1.0
 PACE = 0.25  # of faults: quiet time shows nothing
 LEAST_S = 2.0  # after a fault: what it broke has shown
-MENDED_S = 16.0  # after a fault: what it left behind is mended, as an operator would
+MENDED_S = 16.0  # after a fault that does not last longer: what it left behind is mended, as an operator would
+NOVA_REPORTS_S = 5.0
+HUNG_PATIENCE_S = (
+    11.0  # a little more than two of them, as `config check` wants it; less than the patience of the person on call
+)
 LIMIT_S = 1500.0
 LEASE_S = 12.0
 LOOKS_EVERY_S = 5.0  # of the person on call, who waits so long with what stands still:
@@ -41,7 +45,8 @@ PLAIN = Recovery(settle_after_s=300.0, api_max_s=10.0)
 
 @dataclass(frozen=True)
 class Story:
-    """`begin`: lines of a script at its beginning. `then`: lines when a step begins. `recovery`, `levels`: its policy."""
+    """`begin`: lines of a script at its beginning. `then`: lines when a step begins. `recovery`, `levels`: its policy. `lasts_s`: what it
+    breaks by itself is not mended sooner."""
 
     name: str
     begin: tuple[str, ...]
@@ -49,6 +54,7 @@ class Story:
     recovery: Recovery = PLAIN
     levels: tuple[tuple[str, ...], ...] = (("bmc",),)
     guest_mode: str = "notify"
+    lasts_s: float = 0.0
 
 
 def _recovery(**more: object) -> Recovery:
@@ -73,6 +79,7 @@ STORIES: tuple[Story, ...] = (
     Story("reboots", (f"reboot {SUBJECT} 5",)),
     Story("back too early", (f"kill {SUBJECT}",), {"evacuate": ("nova down for 10", f"power_on {SUBJECT} 1")}),
     Story("guest", ("guest_fault vm3 watchdog",), guest_mode="auto"),
+    Story("hangs", (f"hang {SUBJECT}",), lasts_s=30.0),
 )
 QUICK = (
     "others move",
@@ -114,7 +121,7 @@ class Stage:
         self.seed = seed
         self.chance = stream(seed, "stage")
         self.story = story or story_of(seed)
-        policy, number = self._policy(), self.chance.choice((1,) * 7 + (2,))
+        policy, number = self._policy(), self.chance.choice((1, 1, 1, 2))
         policy, own = with_planes(policy, stream(seed, "planes"))
         self.sim = Simulation(seed, policy, controllers=controllers or number, make=make, log=self._line)
         self.sim.world.controller_planes = own
@@ -131,6 +138,7 @@ class Stage:
         self._log = log
         self._then = dict(self.story.then)
         self._look_at = 0.0
+        self._mend_at = BEGINS_S + max(MENDED_S, self.story.lasts_s)
         self._mended = False
         self._ended = False
 
@@ -143,6 +151,8 @@ class Stage:
             down_after_s=chance.choice((8.0, 9.0)),
             suspect_after_s=5.0,
             witness_fresh_s=60.0,
+            nova_report_interval_s=NOVA_REPORTS_S,
+            hung_patience_s=HUNG_PATIENCE_S,
         )
         fencing = Fencing(
             levels=story.levels, attempt_s=chance.choice((5.0, 8.0)), evidence_max_age_s=chance.choice((12.0, 30.0))
@@ -221,11 +231,10 @@ class Stage:
             self.cut_short = self.on_second()
             if self.cut_short:
                 return
-            if self.struck_at is not None and not self._mended and sim.world.now - self.struck_at > MENDED_S:
-                faults.mend(sim)
+            if not self._mended and sim.world.now > self._mend_at:
+                if self.struck_at is not None:  # the story's own faults are over by then; its host waits for a person
+                    faults.mend(sim)
                 self._mended = True
-            if self.struck_at is None and sim.world.now > MENDED_S + BEGINS_S:
-                self._mended = True  # the story's own faults are over by then; its host waits for a person
             self._ended = ends and self.over()
 
     def go_on(self, seconds: float) -> None:
@@ -237,6 +246,7 @@ class Stage:
         """A fault strikes now: its lines."""
         self.struck_at = self.sim.world.now
         self._mended = False  # what its own story broke may be, but not this
+        self._mend_at = max(self.struck_at + max(MENDED_S, fault.lasts_s), BEGINS_S + self.story.lasts_s)
         return faults.strike(fault, self.sim, stream(self.seed, f"{fault.name} at {self.lines}"), SUBJECT, PACE)
 
     def finish(self) -> None:

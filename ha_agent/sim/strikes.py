@@ -106,11 +106,19 @@ def picture(sim: Simulation) -> str:
     links = (
         sorted(map(sorted, network.cuts)),
         sorted(network.one_way),
+        sorted((sorted(pair), until) for pair, until in network.stands.items()),
+        sorted(network.unacked.items()),
         sorted(network.dark),
         network.loss,
         network.delay,
     )
-    api = sorted(weather.shares.items()), sorted(weather.rows_unknown), sorted(weather.lists_lack)
+    api = (
+        sorted(weather.shares.items()),
+        sorted(weather.rows_unknown),
+        sorted(weather.lists_lack),
+        weather.tokens_end_at,
+        sorted(weather.without_token),
+    )
     books = nova.hosts, nova.servers, nova.migrations, [(s, sorted(h)) for s, h in sorted(nova.runs.items())]
     processes = [
         (p.lives, p.paused, p.machines, sorted(p.crash_at), p.stop_before, p.clock.wall_step_s, p.policy is sim.policy)
@@ -126,6 +134,7 @@ def picture(sim: Simulation) -> str:
             books,
             processes,
             sim.store.failing,
+            sim.store.held,
             sim.lasting,
             world.planned,
         )

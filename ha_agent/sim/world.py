@@ -16,13 +16,14 @@ from ha_agent.sim.weather import Weather
 
 BOOT_S = 20.0  # from power on to a kernel that answers
 COMPUTE_START_S = 2.0  # from an open gate to a nova-compute that reports
+SILENCE_S, SILENT_BEATS = 5.0, 5  # without a heartbeat for so long and so many intervals, a connection is given up
 SERVICE_RESTART_S = 5.0  # until the service manager has restarted what the kernel killed
 
 
 @dataclass
 class Host:
     """One hypervisor. `life` counts its power changes, so that what was planned for an earlier one does not happen. `gate`: the boot that
-    its nova-compute may start in. `powered_at`: since when it has power."""
+    its nova-compute may start in. `powered_at`: since when it has power. `refused`: nobody accepts its certificate."""
 
     name: str
     domain: str
@@ -32,6 +33,8 @@ class Host:
     remote: bool = True
     frozen: bool = False
     hung: bool = False
+    panicked: bool = False
+    refused: bool = False
     boot: int = 1
     life: int = 1
     gate: str = ""
@@ -57,7 +60,12 @@ class Host:
 
     @property
     def speaks(self) -> bool:
-        """Whether its remote does."""
+        """Whether its remote does, with a certificate that is accepted."""
+        return self.answers and not self.refused
+
+    @property
+    def answers(self) -> bool:
+        """Whether its remote does, whatever its certificate."""
         return self.powered and self.kernel and not self.frozen and self.remote and not self.hung
 
 
@@ -95,8 +103,9 @@ class World:
         self.policy = policy
         self.log = log
         self.network = Network(stream(seed, "network"))
-        self.nova = NovaState(lambda: self.timeline.now, stream(seed, "nova"))
-        self.weather = Weather(stream(seed, "nova answers"))
+        report_s = policy.detection.nova_report_interval_s
+        self.nova = NovaState(lambda: self.timeline.now, stream(seed, "nova"), report_s=report_s)
+        self.weather = Weather(stream(seed, "nova answers"), lambda: self.timeline.now)
         self.broker = ""  # "", "down" or "frozen": of our notifications, and of Nova's own messages
         self.in_broker: list[Callable[[], None]] = []  # sent to it while it stands still
         self.microversion = (2, 94)  # of our requests; from 2.95 on evacuated servers land stopped
@@ -144,6 +153,10 @@ class World:
         """Whether a question and its answer pass between two nodes, over the management plane."""
         return self.network.reach(a, b)
 
+    def arrives(self, a: str, b: str) -> bool:
+        """`a` sends something to `b` over the connection that they have, or could make: whether it arrives."""
+        return self.network.arrives(a, b, self.now)
+
     def planes_of(self, node: str) -> tuple[str, ...]:
         """Those it has besides the management plane."""
         host = self.policy.hosts.get(node)
@@ -188,8 +201,23 @@ class World:
     def one_way(self, a: str, b: str, *, lost: bool) -> None:
         """Frames from `a` to `b` are lost, those from `b` to `a` arrive."""
         self.changed(f"frames from {a} to {b} are {'lost' if lost else 'no longer lost'}")
-        (self.network.one_way.add if lost else self.network.one_way.discard)((a, b))
+        if lost:
+            self.network.lose(a, b, self._stands_until(a, b))
+        else:
+            self.network.lose_no_more(a, b)
         self._reports(a, b)
+
+    def _stands_until(self, a: str, b: str) -> float:
+        """When a controller gives up its connection with a host's remote from which no heartbeat comes. Hosts dial each other anew each time."""
+        hosts = [self.hosts[n] for n in (a, b) if n in self.hosts]
+        if len(hosts) != 1 or NOVA in (a, b) or not hosts[0].speaks:
+            return 0.0
+        return self.now + max(SILENCE_S, SILENT_BEATS * self.policy.detection.heartbeat_interval_s)
+
+    def ended(self, controller: str) -> None:
+        """A controller's process is no more, and with it its connections and its token for Nova."""
+        self.network.ended(controller)
+        self.weather.ended(controller)
 
     def poor(self, node: str, *, loss: float | None = None, delay_s: float | None = None) -> None:
         """So many frames of a node (or "*") are lost, or each comes so much later."""
@@ -228,7 +256,8 @@ class World:
             return
         self.changed(f"{name}: {why}")
         host.life += 1
-        host.powered = host.kernel = host.frozen = host.hung = False
+        host.powered = host.kernel = host.frozen = host.hung = host.panicked = False
+        self.network.ended(name)
         self.nova.power_cut(name)
 
     def power_on(self, name: str, why: str = "power is on", boot_s: float | None = None) -> None:
@@ -253,9 +282,26 @@ class World:
         self.timeline.after(self.boot_s if boot_s is None else boot_s, booted)
 
     def reboot(self, name: str, boot_s: float | None = None) -> None:
-        """Its kernel panics and it boots by itself."""
-        self.power_off(name, "its kernel panics")
+        """It resets itself and boots."""
+        self.power_off(name, "it resets itself")
         self.power_on(name, "it boots by itself", boot_s)
+
+    def panic(self, name: str, dump_s: float, boot_s: float | None = None) -> None:
+        """Its kernel panics and dumps its memory for `dump_s`, then it boots by itself. Meanwhile it has power and answers nobody; its guests
+        count as running, for nobody can tell it from a kernel that stands still."""
+        host = self.hosts[name]
+        if not host.answers_tcp:
+            return
+        self.changed(f"{name}: its kernel panics, and dumps its memory")
+        host.kernel, host.panicked = False, True
+        self.nova.freeze(name)
+        life = host.life
+
+        def dumped() -> None:
+            if host.life == life:
+                self.reboot(name, boot_s)
+
+        self.timeline.after(dump_s, dumped)
 
     def freeze(self, name: str) -> None:
         """Its kernel stands still; its guests count as running, for they go on when it thaws."""
@@ -275,7 +321,7 @@ class World:
 
     def _stall(self, name: str, why: str, *, frozen: bool | None = None, hung: bool | None = None) -> None:
         host = self.hosts[name]
-        if not host.powered:
+        if not host.powered or host.panicked:
             return
         self.changed(f"{name}: {why}")
         host.frozen = host.frozen if frozen is None else frozen
@@ -289,6 +335,13 @@ class World:
         """Its remote ends, or starts again."""
         self.changed(f"{name}: its remote {'starts' if up else 'crashes'}")
         self.hosts[name].remote = up
+        self.network.ended(name)
+
+    def refuse(self, name: str, *, refused: bool) -> None:
+        """Its remote shows a certificate that nobody accepts (it expired, say, or was revoked), or a good one again."""
+        self.changed(f"{name}: its remote shows a certificate that {'has expired' if refused else 'is good'}")
+        self.hosts[name].refused = refused
+        self.network.ended(name)
 
     def out_of_memory(self, name: str) -> None:
         """The kernel kills the remote and nova-compute; both are restarted, the guests run on."""
@@ -297,6 +350,7 @@ class World:
             return
         self.changed(f"{name}: out of memory, its remote and its nova-compute are killed")
         host.remote = False
+        self.network.ended(name)
         self.nova.compute_stop(name)
         life = host.life
 

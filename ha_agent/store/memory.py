@@ -31,6 +31,7 @@ class MemoryStore:
         self._lease: Lease | None = None
         self._commits = 0
         self._failures: list[Exception] = []
+        self._held: Callable[[], None] | None = None
         self._callbacks: list[CommitCallback] = []
         self._lock = threading.RLock()
 
@@ -122,9 +123,23 @@ class MemoryStore:
         """How many writes are still to fail."""
         return len(self._failures)
 
+    @property
+    def held(self) -> bool:
+        """Whether another process holds it."""
+        return self._held is not None
+
+    def hold(self, wait: Callable[[], None]) -> None:
+        """Another process holds it. Each write calls `wait`, which raises where that takes too long; reads go on, as those of SQLite do."""
+        self._held = wait
+
+    def let_go(self) -> None:
+        """Nobody else holds it any more."""
+        self._held = None
+
     def mend(self) -> None:
-        """Writes succeed again."""
+        """Writes succeed again, at once."""
         self._failures.clear()
+        self._held = None
 
     def on_commit(self, callback: CommitCallback) -> None:
         """Calls back before and after each commit that is not refused. To crash there, raise."""
@@ -140,6 +155,8 @@ class MemoryStore:
             return other
 
     def _fail(self) -> None:
+        if self._held is not None:
+            self._held()
         if self._failures:
             raise self._failures.pop(0)
 

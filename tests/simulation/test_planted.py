@@ -40,7 +40,7 @@ from ha_agent.model import (
 )
 from ha_agent.planes import MANAGEMENT
 from ha_agent.policy import Policy, Select, Storm
-from ha_agent.ports import AnyObservation, GuestSeen, ProbeAnswered
+from ha_agent.ports import AnyObservation, Disconnected, GuestSeen, ProbeAnswered
 from ha_agent.sim.actions import perform
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.loop import MakeEngine
@@ -50,7 +50,7 @@ from tests.simulation.clouds import cloud, policy
 
 replace = msgspec.structs.replace
 
-LOCKED = 13  # so many writes fail until the one that Nova's answer brings
+FULL = 13  # so many writes fail until the one that Nova's answer brings
 OF_ALL = ("incident", "host", "mode", "verdict", "reason")  # what every notification of an incident says
 
 
@@ -385,6 +385,13 @@ class DeafToGuests(Engine):
             super().observe(obs)
 
 
+class NothingSpeaks(Engine):
+    """Whether a program at the other end has spoken is not told from a kernel that answers TCP."""
+
+    def observe(self, obs: AnyObservation) -> None:
+        super().observe(replace(obs, spoke=False) if isinstance(obs, Disconnected) else obs)
+
+
 class NeverMended(Engine):
     """A cable of its own that was lost once explains every silence ever after."""
 
@@ -556,11 +563,13 @@ def evacuated_by_hand(sim: Simulation) -> None:
 
 
 def answers_are_lost(sim: Simulation) -> None:
-    """Nova is slow, and from the first evacuation on no request that changes something arrives, nor any answer."""
+    """Nova is slow, and the first evacuations do not arrive, nor does any answer for a while."""
     sim.world.nova._evacuation_s = (60.0, 60.0)
     sim.world.power_off("h2")
-    sim.run_until(lambda: bool(sim.world.nova.hosts["h2"].forced_down), 60.0, 0.05)
+    sim.run_until(lambda: any(c.kind is CommandKind.EVACUATE for _, _, c in sim.judge.sent), 60.0, 0.001)
     sim.world.weather.set(Trouble.LOST_NOT_DONE, 1.0)
+    sim.run(3.0)
+    sim.world.weather.set(Trouble.LOST_NOT_DONE, 0.0)
     sim.run(60.0)
 
 
@@ -572,6 +581,13 @@ def stands_still_while_it_sends(sim: Simulation) -> None:
     sim.run(60.0)
     sim.processes[0].resume()
     sim.run(5.0)
+
+
+def shows_a_certificate_that_expired(sim: Simulation) -> None:
+    """And Nova does not hear of it either: that its programs run shows in nothing else."""
+    perform(sim, "certificate_refused h2 for 120")
+    perform(sim, "cut h2 nova for 120")
+    sim.run(130.0)
 
 
 def loses_its_management_plane(sim: Simulation) -> None:
@@ -600,14 +616,14 @@ def thaws_while_it_is_fenced(sim: Simulation) -> None:
     sim.run(60.0)
 
 
-def comes_back_while_the_store_is_locked(sim: Simulation) -> None:
+def comes_back_while_the_store_is_full(sim: Simulation) -> None:
     """Its heartbeats cannot be journalled; when the store works again, what Nova lists is there before the next one."""
     sim.world.power_off("h2")
     sim.run_until(lambda: sim.world.nova.hosts["h2"].forced_down, 60.0, 0.1)
     perform(sim, "nova down for 3")
     perform(sim, "power_on h2 1")
     sim.run(0.2)
-    perform(sim, f"store_locked {LOCKED}")
+    perform(sim, f"store_full {FULL}")
     sim.run(60.0)
 
 
@@ -800,6 +816,12 @@ CASES = {
     "second plane ignored": Case("S5", "got its signed answer", OnePlaneIsAll, loses_its_management_plane, two_planes),
     "any place, reload": Case("S5", "it was looked for where it is not", AnyPlace, gets_a_wrong_address),
     "any place, restart": Case("S5", "it was looked for where it is not", AnyPlace, starts_with_a_wrong_address),
+    "nothing speaks": Case(
+        "S5",
+        "although its remote has answered controller-1",
+        NothingSpeaks,
+        shows_a_certificate_that_expired,
+    ),
     "never seen": Case("S5", "h2 was never seen alive and is fenced", planted(never_seen_is_down), never_up, mute_h2),
     "no storm guard": Case(
         "S6",
@@ -832,7 +854,7 @@ CASES = {
         "S2b", "although controller-1 has heard it again", FencesWhatIsHeard, thaws_while_it_is_fenced
     ),
     "heard is forgotten": Case(
-        "S2", "is evacuated off h2, no level", BelievesForGood, comes_back_while_the_store_is_locked
+        "S2", "is evacuated off h2, no level", BelievesForGood, comes_back_while_the_store_is_full
     ),
     "gate opened early": Case(
         "S3", "the gate of h2 opened while", unguarded(opens_the_gate_early), comes_back_while_its_servers_move

@@ -22,6 +22,7 @@ from ha_agent.sim.workers import Workers
 from tests.simulation.test_planted import partitioned_is_down, twice
 
 DAYS = 1.0
+NEEDS_TIME = ("store locked", "loss from a host", "Keystone down", "panic")  # what they do goes by when they began
 
 
 def simulate(*args: str, cwd: Path | None = None, hash_seed: str = "0", code: int = 0) -> str:
@@ -76,7 +77,7 @@ def test_the_same_log_alone_and_among_others(seed: int) -> None:
 
 
 def test_a_strike_played_alone_is_the_one_that_was_copied() -> None:
-    faults = ["Nova 503", "controller paused", "packet loss 20 %", "crash after a write"]
+    faults = ["Nova 503", "controller paused", "packet loss 20 %", "crash after a write", *NEEDS_TIME]
     for seed in (-1, 4):
         struck = strikes.strikes(seed, dict.fromkeys(strikes.STEPS, faults))
         assert len(struck) >= 2 * len(faults)
@@ -108,10 +109,10 @@ def test_a_shell_takes_the_command_of_every_strike() -> None:
 def test_what_is_found_in_a_story_without_a_strike_can_be_played_again() -> None:
     """A twin that breaks a rule is told as a strike of nothing, and its command is taken."""
     make = partial(Engine, decide=twice)
-    found = strikes.strikes(13, {}, make)
-    assert [s.replay for s in found] == ["ha-agent simulate --first-seed 13 --strike none/none"]
+    found = strikes.strikes(14, {}, make)
+    assert [s.replay for s in found] == ["ha-agent simulate --first-seed 14 --strike none/none"]
     out = io.StringIO()
-    assert strikes.replay(13, "none", "none", out, make) == 1
+    assert strikes.replay(14, "none", "none", out, make) == 1
     assert f"violation: {found[0].violations[0]}" in out.getvalue()
 
 
@@ -193,7 +194,7 @@ def test_what_makes_no_sense_is_refused(args: Sequence[str], shows: str, tmp_pat
 
 
 def test_a_strike_is_explained_as_a_real_incident_is(tmp_path: Path) -> None:
-    out = simulate("--first-seed", "13", "--strike", "evacuate/lost answer, not done", "--explain", cwd=tmp_path)
+    out = simulate("--first-seed", "14", "--strike", "evacuate/lost answer, not done", "--explain", cwd=tmp_path)
     told = out.split("\n\n")
     assert any(part.startswith("h2 is alive") for part in told)
     assert "the answer was lost; looking again" in out.split("What happened:")[1]

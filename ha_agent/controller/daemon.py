@@ -80,7 +80,7 @@ class Controller:
     ) -> None:
         self.policy = policy
         self._measures = Measures()
-        self.store = TimedStore(store, self._measures)
+        self.store = TimedStore(store, self._measures, clock.now)
         self.clock = clock
         self._cloud = cloud
         self.outboxes = outboxes
@@ -104,12 +104,12 @@ class Controller:
             monitor=self.monitor,
         )
         self.nova = QuietNova(
-            cloud,
-            look_at_services=self.executor.look,
-            look_at_servers=self.executor.look,
+            services=cloud.services,
+            servers=cloud.servers,
+            look=self.executor.look,
             policy=lambda: self.policy,
             leads=lambda: self.engine.leading,
-            clock=clock,
+            now=clock.now,
             say=self._line,
         )
         self._fencing = FencingView(self.fencer, self.devices_health, clock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -13,38 +13,42 @@ from ha_agent.api.readiness import Protection
 from ha_agent.errors import HaAgentError
 from ha_agent.model import ComputeService, Server
 from ha_agent.policy import Policy, Recovery
-from ha_agent.ports import Clock, Cloud
 from ha_agent.recovery import select
 
 LEAST_PACE_S = 1.0  # between the servers of two hosts
 AFTER_ERROR_S = 30.0  # a Nova that is ill is left in peace
 
 T = TypeVar("T")
-Look = Callable[[Callable[[], T]], Awaitable[T]]
 
 log = logging.getLogger("ha_agent")
 
 
+class Look(Protocol):
+    """Carries out one blocking call. Raises what the driver raises, and TimeoutError."""
+
+    def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
+
+
 class QuietNova:
-    """`look` carries out one blocking call; it raises what the driver raises, and TimeoutError. `leads`: only the leader counts servers."""
+    """`services`, `servers`: of ports.Cloud. `leads`: only the leader counts servers. `now`: boottime seconds."""
 
     def __init__(
         self,
-        cloud: Cloud,
         *,
-        look_at_services: Look[Sequence[ComputeService]],
-        look_at_servers: Look[Sequence[Server]],
+        services: Callable[[], Sequence[ComputeService]],
+        servers: Callable[[str], Sequence[Server]],
+        look: Look,
         policy: Callable[[], Policy],
         leads: Callable[[], bool],
-        clock: Clock,
+        now: Callable[[], float],
         say: Callable[[str], None],
     ) -> None:
-        self._cloud = cloud
-        self._look_at_services = look_at_services
-        self._look_at_servers = look_at_servers
+        self._services = services
+        self._servers = servers
+        self._look = look
         self._policy = policy
         self._leads = leads
-        self._clock = clock
+        self._now = now
         self._say = say
         self._counted: dict[str, tuple[float, Protection]] = {}
         self.error = ""
@@ -55,7 +59,7 @@ class QuietNova:
     def protection(self, host: str) -> Protection | None:
         """The servers of the host; None: they were not counted yet."""
         found = self._counted.get(host)
-        return found and msgspec.structs.replace(found[1], age_s=self._clock.now() - found[0])
+        return found and msgspec.structs.replace(found[1], age_s=self._now() - found[0])
 
     async def check_services(self, interval_s: float) -> None:
         """Nobody should learn in the night it is needed that Nova cannot be reached. For ever."""
@@ -67,7 +71,7 @@ class QuietNova:
             await asyncio.sleep(interval_s)
 
     async def _read_services(self) -> str:
-        rows, error = await _tried(self._look_at_services(self._cloud.services))
+        rows, error = await _tried(self._look(self._services))
         if rows is None:
             return f"Nova cannot be read: {error}"
         self.services = {row.host: row for row in rows}
@@ -95,8 +99,8 @@ class QuietNova:
         rules = self._policy().hosts.get(host)
         if rules is None or not self._leads():
             return 0.0
-        at = self._clock.now()
-        rows, _ = await _tried(self._look_at_servers(lambda: self._cloud.servers(host)))
+        at = self._now()
+        rows, _ = await _tried(self._look(lambda: self._servers(host)))
         if rows is None:
             return AFTER_ERROR_S
         self._counted[host] = at, protection(rows, rules.recovery)

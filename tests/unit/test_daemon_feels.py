@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from ha_agent.controller.daemon import Controller
 from ha_agent.controller.ownhost import OwnNetwork
 from ha_agent.policy import HostPolicy, Policy
 from ha_agent.store.memory import MemoryStore
+from tests.unit.test_executor import Cloud
 from tests.unit.test_ownhost import machine
 
 GATEWAY = "10.0.0.1         0x1         {}         02:00:00:00:00:01     *        eth0\n"
@@ -58,16 +58,13 @@ class Idle:
 
 
 def controller(clock: Time, network: OwnNetwork) -> Controller:
-    def unused(*_: object) -> Any:
-        return object()
-
     return Controller(
         name="c",
         policy=Policy(controller="c", hosts={"h": HostPolicy(name="h")}),
         store=MemoryStore(),
         clock=clock,
         random=clock,
-        cloud=unused(),
+        cloud=Cloud(),
         monitor=lambda observe: Deaf(),  # type: ignore[arg-type, return-value]
         fencer=lambda expected: Idle(),  # type: ignore[arg-type, return-value]
         outboxes=None,

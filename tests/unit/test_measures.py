@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def test_a_guest_has_no_heartbeat() -> None:
 
 
 def test_every_call_of_the_store_is_measured_also_one_that_fails() -> None:
-    memory, measures = MemoryStore(), Measures()
-    store = TimedStore(memory, measures)
+    memory, measures, times = MemoryStore(), Measures(), itertools.count(step=0.25)
+    store = TimedStore(memory, measures, lambda: next(times))
     lease = store.take_lease("c", 10.0, store.read_lease())
     store.commit(lease.epoch, [Put(kind="k", key="a", body=b"{}")])
     assert (store.get("k", "a"), store.list("k")) == (memory.get("k", "a"), memory.list("k"))
@@ -86,8 +87,9 @@ def test_every_call_of_the_store_is_measured_also_one_that_fails() -> None:
     store.renew_lease("c", lease.epoch)
     store.release_lease("c", lease.epoch)
     assert store.store_id == memory.store_id
-    assert sum(measures.store_write.measured().counts) == 5
-    assert sum(measures.store_read.measured().counts) == 3
+    written, read = measures.store_write.measured(), measures.store_read.measured()
+    assert (sum(written.counts), written.total) == (5, 1.25)
+    assert (sum(read.counts), read.total) == (3, 0.75)
 
 
 def beat(at: float, boot_id: str = "b1", rtt_s: float = 0.002) -> Heartbeat:

@@ -26,6 +26,7 @@ from ha_agent.metrics import Snapshot, render
 from ha_agent.policy import HostPolicy, Policy
 from ha_agent.store.memory import MemoryStore
 from ha_agent.system import SystemClock, SystemRandom
+from tests.unit.test_executor import Cloud
 
 
 def pki(directory: Path, *words: object) -> str:
@@ -107,7 +108,7 @@ def controller(directory: Path, planes: tuple[str, ...] = ()) -> Controller:
         store=MemoryStore(),
         clock=clock,
         random=random,
-        cloud=unused(),
+        cloud=Cloud(),
         monitor=lambda observe: Monitor(directory, hosts, observe, clock, random),
         fencer=unused,
         outboxes=None,

@@ -192,12 +192,12 @@ class Quiet:
         self.asked: list[str] = []
         self.policy = Policy(hosts={"h1": HostPolicy(name="h1")})
         self.nova = QuietNova(
-            self,  # type: ignore[arg-type]  # of a cloud only these two are used
-            look_at_services=self.look,
-            look_at_servers=self.look,
+            services=self.services,
+            servers=self.servers,
+            look=self.look,
             policy=lambda: self.policy,
             leads=lambda: self.leads,
-            clock=self,  # type: ignore[arg-type]
+            now=self.now,
             say=self.said.append,
         )
 

@@ -10,6 +10,9 @@ from ha_agent.model import Step
 
 STEPS = ("suspect", *map(str, Step))
 AFTER_FENCE = ("force_down", "announce", "evacuate", "verify", "settle", "await_return", "unfence", "restart", "reboot")
+ONLY_AFTER_FENCE = tuple(
+    step for step in AFTER_FENCE if step not in ("announce", "await_return")
+)  # an alarm may come first
 AFTER_MOVES = ("verify", "settle", "await_return", "unfence", "restart", "reboot")
 AFTER_POWER_ON = ("unfence", "restart", "reboot")
 
@@ -29,7 +32,7 @@ RULES: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("spawn fails",), AFTER_MOVES, "no evacuation is under way any more, and none follows"),
     (("BMC restores power",), ("verify", "settle"), "it is switched on by us before its policy does"),
     (DESTINATION, ("reboot",), "nothing was moved"),
-    (OFF, AFTER_FENCE, "the fault shows only when the device is told to switch off, and that is over"),
+    (OFF, ONLY_AFTER_FENCE, "the fault shows only when the device is told to switch off, and that is over"),
     (DEVICES, ("unfence", "reboot"), "no device is asked anything any more, but for its health now and then"),
     (("BMC slow",), ("restart",), "devices are asked only for their health, and a late answer is one all the same"),
     (("switched on", "BMC restores power"), AFTER_POWER_ON, "the host is on already"),
@@ -44,7 +47,7 @@ RULES: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("clock stepped",), STEPS, "no duration and no order of things is by the wall clock: its times are only shown"),
     (
         ("hasty confirmation",),
-        ("suspect", *(step for step in AFTER_FENCE if step not in ("announce", "await_return"))),
+        ("suspect", *ONLY_AFTER_FENCE),
         "refused: a person's word is taken while a fence is under way, or where nothing was fenced",
     ),
     (("release order",), ("suspect", "fence"), "refused: nothing is proven or moved yet that could be left as it is"),

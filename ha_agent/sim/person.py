@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 
-from ha_agent.model import Incident, Mode, Order, ServerStage, Step
+from ha_agent.model import CommandKind, Incident, Mode, Order, ServerStage, Step
 from ha_agent.sim.devices import DeviceFault
 from ha_agent.sim.simulation import PROTECTED, Simulation
 
@@ -51,7 +51,7 @@ class Person:
         return False
 
     def look(self, *, mended: bool) -> None:
-        """Once. A host is confirmed only with its plug in hand."""
+        """Once. A host is confirmed only with its plug in hand; one that the agent is about to switch on is left to it."""
         sim, world = self.sim, self.sim.world
         leader = sim.leader
         if leader is None or leader.engine is None:
@@ -70,7 +70,8 @@ class Person:
             waits = incident is None or Step.FENCE not in incident.plan or incident.settled
             if incident is None or "confirm-fenced" not in incident.release:
                 self._plugs.discard(name)
-            if mended and not host.powered and waits and name not in self._plugs:
+            ours = incident is not None and any(c.kind is CommandKind.POWER_ON for c in incident.pending)
+            if mended and not host.powered and waits and not ours and name not in self._plugs:
                 world.power_on(name, "an operator switches it on")
 
     def note(self) -> None:

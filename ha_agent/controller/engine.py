@@ -33,6 +33,7 @@ from ha_agent.model import (
     Order,
     Paused,
     Phase,
+    PowerRead,
     Resumed,
     State,
     Tick,
@@ -252,7 +253,14 @@ class Engine:
         if refusal:
             return refusal
         now = self.clock.now()
-        return self._may_send(self.state, command, self.policy, now) or self._heard_since(command)
+        return (
+            self._may_send(self.state, command, self.policy, now) or self._heard_since(command) or self._unsaid(command)
+        )
+
+    def _unsaid(self, command: Command) -> str:
+        """What forbids the command may have been seen, and lost with a write that failed: nothing destructive is done before writes work again."""
+        unsaid = command.kind in DESTRUCTIVE and (self._unwritten or self.store_error)
+        return f"the store cannot be written: {self.store_error}" if unsaid else ""
 
     def may_send_in(self, epoch: int) -> str:
         """Whether this controller leads in this epoch for long enough to send something, by the store's own word: empty, or why not."""
@@ -403,9 +411,7 @@ class Engine:
         except StoreError as error:
             self._store_failed(error)
         except Exception as error:
-            if self._on_bug is None:
-                raise
-            self._on_bug(error)
+            self._bug(error)
 
     def _decided(self, event: AnyEvent, *effects: AnyEffect) -> None:
         """Decide, and put it into the batch. Raises what the batch raises that has to be written first; the event changed nothing then."""
@@ -437,7 +443,7 @@ class Engine:
                 self.store.commit(self.epoch, writes)
         except BaseException as error:
             self._undo()
-            if isinstance(error, StoreError):
+            if isinstance(error, Exception):
                 for event in batch.events:
                     self._keep(event)
             raise
@@ -456,7 +462,8 @@ class Engine:
             self._after_state()
 
     def _keep(self, event: AnyEvent) -> None:
-        if isinstance(event, Finished | Resumed) and len(self._unwritten) < MAX_UNWRITTEN:
+        """What nobody will say again: answers, and that we were away."""
+        if isinstance(event, Finished | Resumed | Paused | PowerRead) and len(self._unwritten) < MAX_UNWRITTEN:
             self._unwritten.append(event)
 
     def _write_again(self) -> None:
@@ -464,7 +471,7 @@ class Engine:
         waiting, self._unwritten = self._unwritten, deque()
         try:
             while waiting:
-                self._decided(waiting[0])
+                self._decide_again(waiting[0])
                 waiting.popleft()
             self._write()
         except LeaseLost as error:
@@ -472,8 +479,26 @@ class Engine:
         except StoreError as error:
             self._store_failed(error)
             self._unwritten += waiting  # behind those of the batch that was not written
+        except Exception as error:
+            self._unwritten += waiting
+            self._bug(error)
         else:
             self._store_works()
+
+    def _decide_again(self, event: AnyEvent) -> None:
+        """One that waited. A bug that it meets costs this one, as it would have when it came."""
+        try:
+            self._decided(event)
+        except (LeaseLost, StoreError):
+            raise
+        except Exception as error:
+            self._bug(error)
+
+    def _bug(self, error: Exception) -> None:
+        """Raises it where nobody is told."""
+        if self._on_bug is None:
+            raise error
+        self._on_bug(error)
 
     def _store_failed(self, error: StoreError) -> None:
         if str(error) != self.store_error:

@@ -56,6 +56,7 @@ NOTE_PER_HOST_S = 0.001
 STRAY_S = 5.0  # beyond its time-out, after which an answer to a question that was asked before a reload has come or never will
 LOOKS_PER_VOLUNTEER = 8
 ROWS_BESIDE = 2  # hosts that are heard, whose rows are read beside that of one which may hang
+MUTE_ASKED = 4  # times as many as witnesses: so many of those that could not say are asked again, and not forgotten
 SILENT_VERDICTS = frozenset({Verdict.SUSPECT, Verdict.DOWN, Verdict.OFF, Verdict.HUNG, Verdict.UNKNOWN})
 
 
@@ -98,6 +99,7 @@ class Lookout:
         self._note_at = 0.0
         self._remembered: dict[str, float] = {}  # hosts whose witnesses the journal knew, and when that was read
         self._denied: dict[str, set[str]] = {}  # by hosts: who did not reach them since they were last heard
+        self._disproved: dict[str, set[str]] = {}  # by hosts: whose denial a heartbeat has disproved
         self._quiet_at: dict[str, float] = {}  # when others were last asked to reach them while they were heard
         self._places: dict[str, str] = {}  # of every host, as the inventory says
         self._elsewhere: set[str] = set()  # heard before, but not where they are now
@@ -176,6 +178,7 @@ class Lookout:
         self.reached.pop(host, None)
         self._remembered.pop(host, None)
         self._denied.pop(host, None)
+        self._disproved.pop(host, None)
         self._quiet_at.pop(host, None)
         self.over.forget(host)
         self._elsewhere.discard(host)
@@ -456,9 +459,8 @@ class Lookout:
     def _begin_round(self, view: witness.View, now: float) -> witness.View:
         host, detection, nonce = view.host, self._detection(view.host), self.random.nonce()
         mute = witness.could_not_say(view)
-        beside = sorted(w for w in mute if self._is_heard(w))[
-            : detection.probes
-        ]  # their yes is heard all the same (S5)
+        # their yes is heard all the same (S5)
+        beside = sorted(w for w in mute if self._is_heard(w))[: MUTE_ASKED * detection.probes]
         if not self.policy.hosts[host].planes:
             return witness.begin_round(view, nonce, self._eligible(view, now, but=mute), now, beside)
         # a plane over which nobody reached it lately does not count; the one of management always does
@@ -623,13 +625,17 @@ class Lookout:
         return at is not None and at == self._remembered.get(host)
 
     def _disprove(self, host: str) -> None:
-        """A heartbeat after a denial: who gave it, and reached the host before our start alone, may not deny it later (S5). Others are asked
-        soon, for one lost packet is a denial, too."""
+        """A heartbeat after a denial: who gave it twice, and reached the host before our start alone, may not deny it later (S5). All are asked
+        again soon: one lost packet is a denial, too, and a host that stands still for a moment is denied by all, who may be right the next time."""
+        once = self._disproved.setdefault(host, set())
         for who in self._denied.pop(host, ()):
-            if self._only_remembered(host, who):
+            if not self._only_remembered(host, who):
+                continue
+            if who in once:
                 del self.reached[host][who]
-                if host in self._probe_at:
-                    self._probe_after(host, 2.0)
+            once.add(who)
+            if host in self._probe_at:
+                self._probe_after(host, 2.0)
 
     def _note_first_witnesses(self, host: str) -> None:
         """The first few are kept at once: a crash soon after them must not leave a host of which nobody may speak."""
@@ -683,8 +689,9 @@ class Lookout:
         return list(islice(alive, count))
 
     def _is_heard(self, host: str) -> bool:
-        view = self.views[host]
-        return view.suspect_at is None and view.heard_at is not None
+        """A host that has left the inventory is not."""
+        view = self.views.get(host)
+        return view is not None and view.suspect_at is None and view.heard_at is not None
 
     def _neighbours(self, target: str, most: int) -> Iterator[str]:
         """At most so many of other domains, and as many of its own."""
@@ -704,7 +711,8 @@ class Lookout:
         ran_until = now if self._ran_until is None else self._ran_until
         for host, view in self.views.items():
             self.views[host] = witness.paused(view, ran_until, now, self._detection(host))
-            self._wait_for(host)
+        for view in sorted(self.views.values(), key=lambda v: v.window_at):
+            self._wait_for(view.host)
         self._silent.clear()
         self._counted = None
         self._given.clear()

@@ -64,6 +64,8 @@ def on_verdict(turn: Turn, event: VerdictGiven) -> None:
         if verdict in FENCING_VERDICTS:
             turn.put(incident, beat_at=None, new_boot_id="", nova_compute=Health.UNKNOWN, gate_ok=False, clean=False)
         return
+    if _heard_since(incident, event):
+        incident = fence.revoke(turn, incident, "it was heard after its evidence")
     if incident.committed_at is not None:
         if _signed_since(incident, event):
             fence.revoke(turn, incident, f"{verdict}: {event.reason}")
@@ -106,6 +108,14 @@ def _before_commit(turn: Turn, incident: Incident, event: VerdictGiven) -> None:
         return  # replanned when the attempt is dead and the verdict is given again
     plan = UNFORCE_AND_TELL if incident.forced else TELL
     turn.replan(incident, plan, verdict, event.reason, same_life=True)
+
+
+def _heard_since(incident: Incident, event: VerdictGiven) -> bool:
+    """S2: it was heard after what proves it off, and that could not be journalled when it came: the verdict that follows still knows."""
+    evidence = incident.evidence
+    if evidence is None or event.last_seen_at is None:
+        return False
+    return event.last_seen_at > max((r.at for r in evidence.readings), default=evidence.at)
 
 
 def _signed_since(incident: Incident, event: VerdictGiven) -> bool:

@@ -96,7 +96,7 @@ def plan(
     records = newest(survey.migrations)
     moves = by_server(m for m in survey.migrations if (m.server, m.id) not in void)
     result = []
-    for server in survey.servers:
+    for server in {s.id: s for s in survey.servers}.values():  # a list over pages may name one twice
         reason = chosen(server, recovery.select) or disk_lost(server, recovery)
         if not reason and server.status not in MOVABLE:
             reason = f"Nova does not evacuate a server that is {server.status}"

@@ -49,6 +49,11 @@ def test_what_is_moved(status: str) -> None:
     assert (one.stage, one.prior) == (ServerStage.WAITING, status)
 
 
+def test_a_server_that_is_listed_twice_is_moved_once() -> None:
+    twice = Survey(servers=(server("s"), server("t"), server("s", name="newer")))
+    assert [(s.id, s.name) for s in select.plan(twice, "c1", R)] == [("s", "newer"), ("t", "t")]
+
+
 def test_an_image_backed_server_is_moved_if_somebody_agreed() -> None:
     image = server("s", local_disk=True)
     assert planned(image, recovery=Recovery(image_backed_rebuild=True))["s"].stage is ServerStage.WAITING

@@ -32,6 +32,7 @@ MUTATED = (
     "ha_agent/decide/*.py",
     "ha_agent/controller/batch.py",
     "ha_agent/controller/engine.py",
+    "ha_agent/controller/fencing_permit.py",
     "ha_agent/controller/lookout.py",
     "ha_agent/controller/overplanes.py",
     "ha_agent/controller/silence.py",

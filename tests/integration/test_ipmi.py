@@ -117,7 +117,7 @@ async def test_a_frozen_bmc_costs_its_deadline_and_works_when_it_is_back(host: S
         sim.freeze()
         started = time.monotonic()
         [reading] = await fencer.off("compute-1", 0, 5)
-        assert time.monotonic() - started < 5.5
+        assert time.monotonic() - started < 7.0
         assert reading.power is Power.UNKNOWN
         assert reading.error.startswith("unreachable")
         sim.thaw()

@@ -1060,6 +1060,17 @@ def test_who_reached_a_host_since_our_start_may_deny_it_although_a_packet_was_lo
     assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
 
 
+def test_a_witness_that_could_not_ask_has_denied_nothing() -> None:
+    bench = restarted("h2", "h3")
+    for now_s in (201.0, 203.5, 206.0):
+        bench.at(now_s)
+        keep_alive(bench, "h1", "h2", "h3", "h4")
+        bench.reach("h1", "h2", "h3", answer=Answer.FAILED)
+        bench.reach("h1", "h2", "h3", answer=Answer.TCP)
+        bench.beat("h1")
+    assert set(bench.lookout.reached["h1"]) == {"h2", "h3"}
+
+
 # --- after a pause of our own ---
 
 
